@@ -1,0 +1,1 @@
+//! Virtual networks of a host: namespaces, bridges, taps, routers.

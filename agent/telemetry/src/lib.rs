@@ -1,0 +1,1 @@
+//! What a host measures of itself, its VMs and their ports.

@@ -1,0 +1,1 @@
+//! Virtual machines as processes: hypervisors, launching, adoption, control.

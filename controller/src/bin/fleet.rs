@@ -1,0 +1,2 @@
+//! The program fleet.
+fn main() {}

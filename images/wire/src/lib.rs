@@ -1,0 +1,17 @@
+//! The messages between an agent and the init of its guests, and how they are framed.
+//!
+//! The channel is a byte stream that outlives the agent (a QEMU chardev socket in server mode, or a socket pair whose
+//! both ends the UML process holds). A new agent can therefore arrive in the middle of a frame that its predecessor
+//! left half written. Frames are made so that this heals itself: postcard, then COBS, ended by a zero byte, with a
+//! CRC-32 inside. Whoever opens the channel writes one zero byte first; whatever does not check is dropped silently.
+//!
+//! The agent speaks first after opening: [`ToGuest::Attach`]. The guest answers [`ToAgent::Hello`] and ends whatever
+//! an earlier session started.
+
+mod frame;
+mod message;
+
+pub use frame::{Decoder, FrameError, MAX_FRAME, encode};
+pub use message::{
+    Address, ExecId, MacAddress, Nic, ProbeTarget, Route, Settings, ToAgent, ToGuest, VERSION, WINDOW_BYTES,
+};

@@ -1,0 +1,1 @@
+//! The network language: syntax, checks, addresses and plan; pure.
