@@ -1,1 +1,39 @@
-//! The daemon of one host: the reconciler over the mechanisms.
+//! The daemon of one host.
+//!
+//! The mechanisms are crates of their own, which know nothing of one another: `fleet-vm` (VMs as processes), `fleet-net`
+//! (bridges, taps, routers), `fleet-images` (guest images), `fleet-telemetry` (measuring). This crate knows the order
+//! in which they are used. Its tasks, and who owns them:
+//!
+//! | task | started by | ends with |
+//! |---|---|---|
+//! | one a VM with a process: [`slot`], boot, settings, end | a start, or adoption | its slot; the VM goes on |
+//! | one a VM with a process: its exit and its control channel (`fleet-vm`) | the same | its machine |
+//! | [`sampling`], every few seconds | [`Agent::start`] | [`Agent::shutdown`] |
+//! | one an operation: [`apply`], [`act`] | the service | its own end |
+//! | one a session: [`session`] | the service | its caller, or the guest's command |
+//!
+//! Readers never wait for writers: what `ps` and telemetry read is behind locks that are held for an assignment.
+
+mod act;
+mod agent;
+mod apply;
+mod choose;
+mod config;
+mod experiment;
+mod fold;
+mod hub;
+mod metric_definitions;
+mod probe;
+mod progress;
+mod prove;
+mod recover;
+mod sampling;
+mod service;
+mod session;
+mod slice;
+mod slot;
+
+pub use agent::{Agent, AgentError};
+pub use config::AgentConfig;
+pub use fold::fold_names;
+pub use service::router;

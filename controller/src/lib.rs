@@ -1,1 +1,9 @@
-//! The controller and the program fleet.
+//! The controller, and the program `fleet` over it.
+//!
+//! - [`config`]: where things are and what the user settled.
+//! - [`daemon`]: the controller process: its store and journal, the service that the program talks to, telemetry.
+//! - [`cli`]: the command line, one file a command.
+
+pub mod cli;
+pub mod config;
+pub mod daemon;

@@ -1,2 +1,7 @@
-//! The program fleet.
-fn main() {}
+//! The program `fleet`: a command line over the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fleet_controller::cli::main()
+}

@@ -1,0 +1,90 @@
+//! Network namespaces kept by a file: made, entered, recognised and removed without any helper program.
+//!
+//! A namespace lives as long as something refers to it. As `ip netns` does, its `/proc/…/ns/net` is bind-mounted on a
+//! file, so that it has a name, needs no process, and `ip netns exec NAME` works. Making one takes two steps (the
+//! file, the mount); a crash between them leaves an empty file, which [`is_live`] tells from a namespace, and [`make`]
+//! mounts on.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::fd::AsFd,
+    path::Path,
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{NSFS_MAGIC, statfs},
+};
+
+use crate::error::NetError;
+
+/// The calling thread's own network namespace; `/proc/self` would be the main thread's.
+const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
+
+/// Whether a namespace is mounted on `path`.
+pub(crate) fn is_live(path: &Path) -> Result<bool, NetError> {
+    match statfs(path) {
+        Ok(stat) => Ok(stat.filesystem_type() == NSFS_MAGIC),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(NetError::path("look at namespace", path)(errno.into())),
+    }
+}
+
+/// Makes a namespace with the name `path`; the calling thread is in it afterwards.
+pub(crate) fn make(path: &Path) -> Result<(), NetError> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(NetError::path("make the folder of namespaces", dir))?;
+    }
+    // The file may be there from a run that ended between the two steps.
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(NetError::path("make the file of namespace", path))?;
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetError::path("make namespace", path)(e.into()))?;
+    let no_data: Option<&str> = None;
+    mount(Some(OWN_NAMESPACE), path, no_data, MsFlags::MS_BIND, no_data)
+        .map_err(|e| NetError::path("mount namespace", path)(e.into()))
+}
+
+/// Moves the calling thread, which must be one of the crate's own, into the namespace.
+pub(crate) fn enter(path: &Path) -> Result<(), NetError> {
+    let namespace = File::open(path).map_err(NetError::path("open namespace", path))?;
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| NetError::path("enter namespace", path)(e.into()))
+}
+
+/// Takes the name away. The kernel frees the namespace with its devices as soon as nobody else refers to it.
+pub(crate) fn remove(path: &Path) -> Result<(), NetError> {
+    loop {
+        match umount2(path, MntFlags::MNT_DETACH) {
+            // Two makers at once can mount twice on one file.
+            Ok(()) => {}
+            // EINVAL: nothing is mounted (any more).
+            Err(Errno::EINVAL | Errno::ENOENT) => break,
+            Err(errno) => return Err(NetError::path("unmount namespace", path)(errno.into())),
+        }
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(NetError::path("remove the file of namespace", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs `f` in the namespace whose file is `namespace`, on a thread of its own, and waits for it. The caller's own
+/// namespace is never changed.
+///
+/// # Errors
+/// When the namespace cannot be opened or entered, or the thread cannot be started or panics.
+pub fn run_in<T: Send>(namespace: &Path, f: impl FnOnce() -> T + Send) -> Result<T, NetError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("net-run-in".into());
+        let running = thread.spawn_scoped(scope, || enter(namespace).map(|()| f())).map_err(NetError::thread)?;
+        running.join().unwrap_or_else(|_| Err(NetError::thread(io::Error::other("it panicked"))))
+    })
+}

@@ -1,0 +1,241 @@
+//! The agent: its experiments, and what they draw on.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fleet_images::ImageStore;
+use fleet_net::{NetConfig, Network};
+use fleet_proto::v1::{HostInfo, Progress};
+use fleet_vm::{HostConfig, VmHost};
+use thiserror::Error;
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+
+use crate::config::AgentConfig;
+use crate::experiment::{Experiment, Surroundings};
+use crate::hub::Hub;
+use crate::probe::Probed;
+use crate::{recover, sampling};
+
+/// Operations whose outcome is remembered, so that a repeated one gets the first answer.
+const REMEMBERED: usize = 1000;
+
+/// Why an agent does not start.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// The host's VMs cannot be looked after.
+    #[error(transparent)]
+    Vm(#[from] fleet_vm::VmError),
+    /// The host's networks cannot be looked at.
+    #[error(transparent)]
+    Net(#[from] fleet_net::NetError),
+    /// The image store cannot be opened.
+    #[error(transparent)]
+    Images(#[from] fleet_images::ImageError),
+    /// The host cannot be measured.
+    #[error("cannot read what the kernel says of this host: {0}")]
+    Sample(#[from] fleet_telemetry::SampleError),
+    /// A name in the configuration means nothing.
+    #[error("the configuration names the hypervisor `{0}`; fleet knows uml and qemu")]
+    Hypervisor(String),
+}
+
+/// Outcomes of operations that ended here.
+#[derive(Default)]
+struct Outcomes {
+    by_id: HashMap<String, Progress>,
+    order: VecDeque<String>,
+}
+
+/// The daemon of one host. VMs are children of none of it: it ends, they go on, the next one finds them.
+pub struct Agent {
+    /// What it was told at its start.
+    pub config: AgentConfig,
+    /// Where samples and events go.
+    pub hub: Arc<Hub>,
+    /// Guest images.
+    pub images: ImageStore,
+    vms: VmHost,
+    probed: OnceCell<Probed>,
+    experiments: Mutex<BTreeMap<String, Arc<Experiment>>>,
+    outcomes: Mutex<Outcomes>,
+    epoch: Mutex<u64>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that can panic runs between two changes that belong together.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    /// Starts: finds what an earlier agent left, goes on with it, and begins to measure.
+    ///
+    /// # Errors
+    /// When something that every operation needs cannot be had.
+    pub async fn start(config: AgentConfig) -> Result<Arc<Self>, AgentError> {
+        if let Some(name) = config.hypervisor.as_deref().filter(|name| crate::choose::hypervisor_kind(name).is_none()) {
+            return Err(AgentError::Hypervisor(name.to_owned()));
+        }
+        crate::metric_definitions::describe();
+        let vms = VmHost::new(HostConfig {
+            run_dir: config.run_dir.clone(),
+            ram_dir: config.ram_dir.clone(),
+            cgroup: config.instance.clone(),
+        })?;
+        let agent = Arc::new(Self {
+            hub: Arc::new(Hub::new(&config.host)),
+            images: ImageStore::open(&config.image_store)?,
+            vms,
+            probed: OnceCell::new(),
+            experiments: Mutex::default(),
+            outcomes: Mutex::default(),
+            epoch: Mutex::default(),
+            tasks: Mutex::default(),
+            config,
+        });
+        recover::recover(&agent).await?;
+        let sampling = sampling::start(&agent)?;
+        locked(&agent.tasks).push(sampling);
+        // The probe runs guests; nobody should wait for it who does not need it.
+        let probing = Arc::clone(&agent);
+        locked(&agent.tasks).push(tokio::spawn(async move { drop(probing.probed().await) }));
+        Ok(agent)
+    }
+
+    /// Ends the agent's tasks. VMs go on.
+    pub async fn shutdown(&self) {
+        let tasks = std::mem::take(&mut *locked(&self.tasks));
+        for task in tasks {
+            task.abort();
+            drop(task.await);
+        }
+    }
+
+    /// Keeps a task that ends with the agent.
+    pub fn keep(&self, task: JoinHandle<()>) {
+        let mut tasks = locked(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    /// What the host can run; the first call finds out, which takes seconds.
+    pub async fn probed(&self) -> &Probed {
+        self.probed.get_or_init(|| Probed::probe(&self.config, &self.images)).await
+    }
+
+    /// What the host can run, if that is known already.
+    pub fn probed_if_known(&self) -> Option<&Probed> {
+        self.probed.get()
+    }
+
+    /// What runs VMs.
+    pub fn vms(&self) -> &VmHost {
+        &self.vms
+    }
+
+    /// The network's configuration.
+    pub fn net_config(&self) -> NetConfig {
+        NetConfig { netns_dir: self.config.netns_dir.clone(), prefix: self.config.instance.clone() }
+    }
+
+    /// All experiments, by name.
+    pub fn experiments(&self) -> Vec<Arc<Experiment>> {
+        locked(&self.experiments).values().cloned().collect()
+    }
+
+    /// One experiment.
+    pub fn experiment(&self, name: &str) -> Option<Arc<Experiment>> {
+        locked(&self.experiments).get(name).cloned()
+    }
+
+    /// One experiment, new and empty when there was none.
+    ///
+    /// # Errors
+    /// When its network cannot be looked at.
+    pub fn experiment_or_new(&self, name: &str) -> Result<Arc<Experiment>, AgentError> {
+        if let Some(known) = self.experiment(name) {
+            return Ok(known);
+        }
+        let around = Surroundings {
+            experiment: name.to_owned(),
+            host: self.config.host.clone(),
+            hub: Arc::clone(&self.hub),
+            vms: self.vms.clone(),
+            network: Network::open(self.net_config(), name)?,
+        };
+        let new = Experiment::new(around, self.config.experiment_dir(name));
+        Ok(Arc::clone(locked(&self.experiments).entry(name.to_owned()).or_insert(new)))
+    }
+
+    /// Forgets an experiment of which nothing is left.
+    pub fn forget(&self, name: &str) {
+        locked(&self.experiments).remove(name);
+    }
+
+    /// Takes note of a controller's generation; an older one is refused.
+    ///
+    /// # Errors
+    /// In words, when a newer controller has spoken before.
+    pub fn admit_epoch(&self, epoch: u64) -> Result<(), String> {
+        let mut known = locked(&self.epoch);
+        if epoch < *known {
+            return Err(format!("a controller of epoch {epoch} is stale: one of epoch {known} speaks for this fleet"));
+        }
+        *known = epoch;
+        Ok(())
+    }
+
+    /// The outcome of an operation that ended before.
+    pub fn outcome(&self, op_id: &str) -> Option<Progress> {
+        locked(&self.outcomes).by_id.get(op_id).cloned()
+    }
+
+    /// Remembers the outcome of an operation.
+    pub fn remember_outcome(&self, op_id: &str, last: Progress) {
+        let mut outcomes = locked(&self.outcomes);
+        if outcomes.by_id.insert(op_id.to_owned(), last).is_none() {
+            outcomes.order.push_back(op_id.to_owned());
+        }
+        if outcomes.order.len() > REMEMBERED
+            && let Some(oldest) = outcomes.order.pop_front()
+        {
+            outcomes.by_id.remove(&oldest);
+        }
+    }
+
+    /// Guest memory of all VMs that have a process, in bytes.
+    pub fn committed_bytes(&self) -> u64 {
+        self.experiments().iter().map(|experiment| experiment.committed_bytes()).sum()
+    }
+
+    /// What this host says of itself.
+    pub fn info(&self) -> HostInfo {
+        let memory = read(Path::new("/proc/meminfo"))
+            .and_then(|text| fleet_telemetry::procfs::memory(&text).ok())
+            .unwrap_or(fleet_telemetry::procfs::Memory { total: 0, available: 0 });
+        HostInfo {
+            name: self.config.host.clone(),
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
+            memory_bytes: memory.total,
+            memory_available_bytes: memory.available,
+            memory_committed_bytes: self.committed_bytes(),
+            hypervisors: self.probed_if_known().map(Probed::names).unwrap_or_default(),
+            kernel: nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_rss_bytes: own_resident_bytes(),
+        }
+    }
+}
+
+fn read(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// Resident memory of this process: the second number of /proc/self/statm, in pages (proc(5)).
+fn own_resident_bytes() -> u64 {
+    let pages = read(Path::new("/proc/self/statm")).and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages.unwrap_or(0) * u64::try_from(page).unwrap_or(4096)
+}

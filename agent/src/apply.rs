@@ -1,0 +1,389 @@
+//! The reconciler: makes what runs like what is wanted. The only place that knows the order of the mechanisms:
+//! everything is looked at and refused first; then VMs that must go are stopped, the network is made, VMs are started.
+//!
+//! Level-triggered: it compares with what is there, not with what an earlier call meant to do, so it can be repeated,
+//! and goes on where an interrupted one stopped.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fleet_net::{NetReport, NetworkSpec};
+use fleet_proto::v1::{Difference, Outcome, Progress, Spec, VmState};
+use futures::StreamExt;
+use tonic::Status;
+
+use crate::agent::Agent;
+use crate::choose::{self, Chooser, Room};
+use crate::experiment::{Experiment, Slots};
+use crate::fold::fold_names;
+use crate::progress::{Ended, Report};
+use crate::slice::Slice;
+use crate::slot::{Slot, Wanted};
+
+/// VMs removed at once: each waits for the kernel to give its memory back.
+const REMOVING: usize = 64;
+/// VMs starting at once, for each core: their boots are work of the processor, with short waits between.
+const STARTING_PER_CORE: usize = 4;
+
+/// The target that stands for everything of an experiment but its VMs: no VM can have such a name.
+const NETWORK: &str = "(network)";
+
+/// What is to be done to which VM.
+struct Work {
+    start: Vec<Wanted>,
+    restart: Vec<Wanted>,
+    /// Runs as it should; its guest may have to be told something new.
+    keep: Vec<Wanted>,
+    stop: Vec<Arc<Slot>>,
+}
+
+impl Work {
+    fn difference(&self, network: &NetReport) -> Difference {
+        let folded = |names: Vec<&str>| if names.is_empty() { Vec::new() } else { vec![fold_names(names)] };
+        let wanted = |list: &[Wanted]| folded(list.iter().map(|wanted| wanted.vm.vm.name.as_str()).collect());
+        let mut lines = Vec::new();
+        for (verb, names) in [("make", &network.made), ("change", &network.changed), ("remove", &network.removed)] {
+            match names.as_slice() {
+                [] => {}
+                [first] => lines.push(format!("{verb} {first}")),
+                [first, ..] => lines.push(format!("{verb} {} things ({first}, …)", names.len())),
+            }
+        }
+        Difference {
+            start: wanted(&self.start),
+            restart: wanted(&self.restart),
+            stop: folded(self.stop.iter().map(|slot| slot.name()).collect()),
+            network: lines,
+            unchanged: u32::try_from(self.keep.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Everything that was found out before anything is touched.
+struct Prepared {
+    slice: Slice,
+    network: NetworkSpec,
+    work: Work,
+    difference: Difference,
+}
+
+/// Applies a spec and reports. The last step is also given back; `None` when it was refused before anything was done.
+pub async fn apply(agent: &Arc<Agent>, spec: &Spec, dry_run: bool, report: &Report) -> Option<Progress> {
+    let known = agent.experiment(&spec.experiment).is_some();
+    let experiment = match agent.experiment_or_new(&spec.experiment) {
+        Ok(experiment) => experiment,
+        Err(error) => {
+            report.refuse(Status::internal(error.to_string())).await;
+            return None;
+        }
+    };
+    let _busy = experiment.busy();
+    let _operation = experiment.operation.lock().await;
+    let prepared = prepare(agent, &experiment, spec).await;
+    let refused = match prepared {
+        Ok(prepared) if dry_run => {
+            report.difference(prepared.difference).await;
+            forget_new(agent, &experiment, known);
+            return Some(report.finish(experiment.slots().counts()).await);
+        }
+        Ok(prepared) => match experiment.remember(spec) {
+            Ok(()) => return Some(carry_out(agent, &experiment, prepared, report).await),
+            Err(error) => Status::resource_exhausted(format!(
+                "cannot write {}: {error}\nhelp: free some space there; nothing was changed",
+                agent.config.experiment_dir(&spec.experiment).display()
+            )),
+        },
+        Err(status) => status,
+    };
+    forget_new(agent, &experiment, known);
+    report.refuse(refused).await;
+    None
+}
+
+/// An experiment of which nothing came leaves no trace.
+fn forget_new(agent: &Agent, experiment: &Experiment, known: bool) {
+    if !known {
+        agent.forget(experiment.name());
+        if let Err(error) = experiment.forget() {
+            tracing::warn!(experiment = experiment.name(), %error, "the folder of a refused experiment stays");
+        }
+    }
+}
+
+/// Compiles, chooses, admits and compares. Touches nothing.
+async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) -> Result<Prepared, Status> {
+    let probed = agent.probed().await.clone();
+    let options = spec.options.clone().unwrap_or_default();
+    let preferred = match options.hypervisor.as_str() {
+        "" => agent.config.hypervisor.as_deref().and_then(choose::hypervisor_kind),
+        name => Some(choose::hypervisor_kind(name).ok_or_else(|| {
+            Status::invalid_argument(format!("unknown hypervisor `{name}`\nhelp: fleet knows uml and qemu"))
+        })?),
+    };
+    let blocking = {
+        let (agent, spec) = (Arc::clone(agent), spec.clone());
+        move || {
+            let slice = Slice::compile(&spec).map_err(Status::invalid_argument)?;
+            let mut chooser = Chooser::new(&agent.images, &probed, preferred);
+            let choose = |vm| chooser.choose(&spec.experiment, vm);
+            let wanted: Result<Vec<Wanted>, _> = slice.vms().map(choose).collect();
+            let wanted = wanted.map_err(|error| Status::failed_precondition(error.to_string()))?;
+            let network = slice.network();
+            Ok::<_, Status>((slice, wanted, network))
+        }
+    };
+    let joined = tokio::task::spawn_blocking(blocking).await;
+    let (slice, wanted, network) = joined.map_err(|error| Status::internal(error.to_string()))??;
+    let work = compare(&experiment.slots(), wanted);
+    let starting: Vec<_> = work.start.iter().chain(&work.restart).map(|wanted| wanted.spec.clone()).collect();
+    choose::admit(&agent.config.host, &starting, room(agent, &work))
+        .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+    let planned = experiment.around.network.plan(&network).await;
+    let planned = planned.map_err(|error| Status::failed_precondition(error.to_string()))?;
+    let difference = work.difference(&planned);
+    Ok(Prepared { slice, network, work, difference })
+}
+
+/// Sorts the wanted VMs by what is to be done, and finds those that nobody wants any more.
+fn compare(slots: &Slots, wanted: Vec<Wanted>) -> Work {
+    let names: HashSet<String> = wanted.iter().map(|wanted| wanted.vm.vm.name.clone()).collect();
+    let stop = slots.iter().filter(|slot| !names.contains(slot.name())).cloned().collect();
+    let mut work = Work { start: Vec::new(), restart: Vec::new(), keep: Vec::new(), stop };
+    for wanted in wanted {
+        let running = slots.get(&wanted.vm.vm.name).and_then(|slot| slot.running_spec());
+        match running {
+            None => work.start.push(wanted),
+            // How fast the guest's delay loop runs is measured anew by each agent, and changes nothing.
+            Some(running) if fleet_vm::VmSpec { lpj: wanted.spec.lpj, ..running.clone() } == wanted.spec => {
+                work.keep.push(wanted);
+            }
+            Some(_) => work.restart.push(wanted),
+        }
+    }
+    work
+}
+
+/// Memory left on this host, counting what VMs that stop or restart give back.
+fn room(agent: &Agent, work: &Work) -> Room {
+    let info = agent.info();
+    let mut promised = 0;
+    let mut given_back = 0;
+    for experiment in agent.experiments() {
+        for slot in experiment.slots().iter() {
+            let Some(machine) = slot.machine() else { continue };
+            let used = machine.usage().map_or(0, |usage| usage.memory_bytes);
+            let goes = work.restart.iter().any(|wanted| wanted.spec.name == slot.name() && wanted.spec.experiment == experiment.name())
+                || work.stop.iter().any(|stop| Arc::ptr_eq(stop, slot));
+            if goes {
+                given_back += used;
+            } else {
+                promised += slot.wanted().spec.memory_bytes.saturating_sub(used);
+            }
+        }
+    }
+    Room {
+        available: info.memory_available_bytes + given_back,
+        ram_files: choose::free_bytes(&agent.config.ram_dir) + given_back,
+        promised,
+    }
+}
+
+async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: Prepared, report: &Report) -> Progress {
+    let Prepared { slice, network, work, difference } = prepared;
+    let around = &experiment.around;
+    let before = experiment.slice();
+    let concurrency = slice.spec.options.as_ref().map_or(0, |options| options.concurrency) as usize;
+    let rollback = slice.spec.options.as_ref().is_some_and(|options| options.rollback);
+    around.hub.event("experiment.applying", experiment.name(), "", &slice.spec.source_name);
+
+    let all = work.start.iter().chain(&work.restart).chain(&work.keep).map(|wanted| wanted.vm.vm.name.clone());
+    report.targets(all.chain(work.stop.iter().map(|slot| slot.name().to_owned())));
+    report.difference(difference).await;
+
+    // 1. What must go, goes: its ports are about to.
+    let old = experiment.slots();
+    let restarting = work.restart.iter().filter_map(|wanted| old.get(&wanted.vm.vm.name).cloned());
+    let counts = || experiment.slots().counts();
+    let mut kept_wrong = Vec::new();
+    let going: Vec<_> = work.stop.iter().cloned().map(|slot| (slot, true)).chain(restarting.map(|slot| (slot, false))).collect();
+    let mut removals = futures::stream::iter(going)
+        .map(|(slot, stop)| async move { (slot.remove(around).await, slot, stop) })
+        .buffer_unordered(REMOVING);
+    while let Some((ended, slot, stop)) = removals.next().await {
+        if ended != Ended::Ok {
+            kept_wrong.push(Arc::clone(&slot));
+        }
+        if stop || ended != Ended::Ok {
+            report.ended(slot.name(), ended, counts).await;
+        }
+    }
+    drop(removals);
+
+    // 2. The table of the new plan: slots that stay keep their history.
+    let slot_of = |wanted: &Wanted| match old.get(&wanted.vm.vm.name) {
+        Some(slot) => {
+            slot.want(wanted.clone());
+            Arc::clone(slot)
+        }
+        None => Slot::new(wanted.clone()),
+    };
+    let keep: Vec<_> = work.keep.iter().map(slot_of).collect();
+    let start: Vec<_> = work.start.iter().chain(&work.restart).map(slot_of).collect();
+    let order: std::collections::HashMap<String, usize> =
+        slice.vms().enumerate().map(|(at, vm)| (vm.vm.name, at)).collect();
+    let mut table: Vec<_> = keep.iter().chain(&start).cloned().collect();
+    table.sort_by_key(|slot| order.get(slot.name()).copied().unwrap_or(usize::MAX));
+    table.extend(kept_wrong.into_iter().filter(|slot| !order.contains_key(slot.name())));
+    experiment.set_slots(Slots::new(table));
+    experiment.set_slice(slice);
+
+    // 3. The network.
+    let made = around.network.reconcile(&network, |_| {}).await;
+    experiment.look_at_routers().await;
+    let last = match made {
+        Ok(_) => {
+            tell_kept(&keep, experiment, report).await;
+            start_all(start, concurrency, experiment, report).await;
+            report.finish(experiment.slots().counts()).await
+        }
+        Err(error) => {
+            let reason = format!("the network could not be made: {error}");
+            for slot in keep.iter().chain(&start) {
+                report.ended(slot.name(), Ended::Failed { reason: reason.clone(), retryable: true }, counts).await;
+            }
+            report.finish(experiment.slots().counts()).await
+        }
+    };
+    let count = |outcome| last.folds.iter().filter(|fold| fold.outcome() == outcome).map(|fold| fold.count).sum::<u32>();
+    let (failed, missed) = (count(Outcome::Failed), count(Outcome::NotReached));
+    if failed > 0 && rollback {
+        roll_back(agent, experiment, before).await;
+        return last;
+    }
+    if missed == 0 || report.is_abandoned() {
+        // An apply that its caller broke off is over too: only a dead agent's is gone on with.
+        experiment.applied();
+    }
+    let said = format!("{} VMs, {failed} failed, {missed} not reached", last.targets);
+    around.hub.event("experiment.applied", experiment.name(), "", &said);
+    last
+}
+
+/// Tells guests that run what has changed for them.
+async fn tell_kept(keep: &[Arc<Slot>], experiment: &Experiment, report: &Report) {
+    let told = futures::stream::iter(keep.to_vec()).map(|slot| async move {
+        let asleep = matches!(slot.state(), VmState::Paused | VmState::Starting | VmState::Booting);
+        let ended = if asleep { Ended::AlreadySo } else { slot.reconfigure().await };
+        (slot, if ended == Ended::Ok { Ended::AlreadySo } else { ended })
+    });
+    let mut told = told.buffer_unordered(REMOVING);
+    while let Some((slot, ended)) = told.next().await {
+        report.ended(slot.name(), ended, || experiment.slots().counts()).await;
+    }
+}
+
+/// Starts VMs, some at a time, until all are up or failed, or the caller goes away.
+async fn start_all(start: Vec<Arc<Slot>>, concurrency: usize, experiment: &Arc<Experiment>, report: &Report) {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let concurrency = if concurrency == 0 { cores * STARTING_PER_CORE } else { concurrency };
+    let abandoned = AtomicBool::new(false);
+    let starts = futures::stream::iter(start).for_each_concurrent(concurrency, |slot| {
+        let abandoned = &abandoned;
+        async move {
+            if abandoned.load(Ordering::Relaxed) {
+                return;
+            }
+            let ended = slot.start(&experiment.around).await;
+            report.ended(slot.name(), ended, || experiment.slots().counts()).await;
+        }
+    });
+    tokio::pin!(starts);
+    tokio::select! {
+        () = &mut starts => return,
+        () = report.abandoned() => abandoned.store(true, Ordering::Relaxed),
+    }
+    // Those that were begun come to their end: nothing half-made stays.
+    starts.await;
+}
+
+/// Puts back what was there before a failed `up --rollback`.
+async fn roll_back(agent: &Arc<Agent>, experiment: &Arc<Experiment>, before: Option<Slice>) {
+    let around = &experiment.around;
+    around.hub.event("experiment.rolled-back", experiment.name(), "", "");
+    let (report, mut steps) = Report::new();
+    let reading = tokio::spawn(async move { while steps.recv().await.is_some() {} });
+    match before {
+        None => drop(remove_locked(agent, experiment, &report).await),
+        Some(before) => {
+            let mut spec = (*before.spec).clone();
+            if let Some(options) = &mut spec.options {
+                options.rollback = false;
+            }
+            match prepare(agent, experiment, &spec).await {
+                Ok(prepared) => {
+                    if let Err(error) = experiment.remember(&spec) {
+                        tracing::error!(experiment = experiment.name(), %error, "the earlier spec could not be written back");
+                    }
+                    drop(Box::pin(carry_out(agent, experiment, prepared, &report)).await);
+                }
+                Err(status) => {
+                    tracing::error!(experiment = experiment.name(), reason = status.message(), "cannot roll back");
+                }
+            }
+        }
+    }
+    drop(report);
+    drop(reading.await);
+}
+
+/// Removes every trace of an experiment from this host. Gives the last step.
+pub async fn remove(agent: &Arc<Agent>, name: &str, report: &Report) -> Option<Progress> {
+    let experiment = match agent.experiment_or_new(name) {
+        Ok(experiment) => experiment,
+        Err(error) => {
+            report.refuse(Status::internal(error.to_string())).await;
+            return None;
+        }
+    };
+    let _busy = experiment.busy();
+    let _operation = experiment.operation.lock().await;
+    Some(remove_locked(agent, &experiment, report).await)
+}
+
+/// The same with the experiment's operation lock held.
+async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report: &Report) -> Progress {
+    let around = &experiment.around;
+    let slots = experiment.slots();
+    let counts = || experiment.slots().counts();
+    // The experiment itself is a target: its network and its folder.
+    report.targets(slots.iter().map(|slot| slot.name().to_owned()).chain([NETWORK.to_owned()]));
+    let mut removals = futures::stream::iter(slots.iter().cloned())
+        .map(|slot| async move { (slot.remove(around).await, slot) })
+        .buffer_unordered(REMOVING);
+    let mut stuck = Vec::new();
+    while let Some((ended, slot)) = removals.next().await {
+        if ended != Ended::Ok {
+            stuck.push(Arc::clone(&slot));
+        }
+        report.ended(slot.name(), ended, counts).await;
+    }
+    drop(removals);
+    let mut problems: Vec<String> = around.network.remove().await.iter().map(ToString::to_string).collect();
+    if stuck.is_empty() {
+        problems.extend(experiment.forget().err().map(|error| format!("its folder: {error}")));
+    }
+    let gone = stuck.is_empty() && problems.is_empty();
+    experiment.set_slots(Slots::new(stuck));
+    let ended = if problems.is_empty() {
+        Ended::Ok
+    } else {
+        Ended::Failed { reason: problems.join("; "), retryable: true }
+    };
+    report.ended(NETWORK, ended, counts).await;
+    if gone {
+        agent.forget(experiment.name());
+        around.hub.event("experiment.down", experiment.name(), "", "");
+    }
+    report.finish(counts()).await
+}

@@ -1,0 +1,34 @@
+//! What an agent is told at its start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where an agent keeps its things, and its defaults.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Name of this host.
+    pub host: String,
+    /// First part of the names of namespaces and control groups; letters and digits.
+    pub instance: String,
+    /// State that must outlive the agent but not a reboot: specs, records of VMs, sockets.
+    pub run_dir: PathBuf,
+    /// On a tmpfs: the guests' memory.
+    pub ram_dir: PathBuf,
+    /// State that outlives a reboot.
+    pub state_dir: PathBuf,
+    /// Guest images.
+    pub image_store: PathBuf,
+    /// Where namespaces are bound.
+    pub netns_dir: PathBuf,
+    /// Hypervisor for VMs whose file names none: "uml" or "qemu"; `None`: the best that works.
+    pub hypervisor: Option<String>,
+    /// Between two samples.
+    pub sample_interval: Duration,
+}
+
+impl AgentConfig {
+    /// The folder of an experiment. VMs keep theirs below it.
+    pub fn experiment_dir(&self, experiment: &str) -> PathBuf {
+        self.run_dir.join(fleet_vm::paths::safe_name(experiment))
+    }
+}

@@ -1,0 +1,23 @@
+//! Names of the agent's own metrics, as Prometheus shows them.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// VMs by `experiment` and `state`.
+pub const VMS: &str = "fleet_vms";
+/// Seconds from the making of a VM's process to its guest's first settings.
+pub const BOOT_SECONDS: &str = "fleet_vm_boot_seconds";
+/// VMs that failed.
+pub const VM_FAILURES: &str = "fleet_vm_failures_total";
+/// Events that were lost because nobody stored them for too long.
+pub const EVENTS_LOST: &str = "fleet_events_lost_total";
+/// VMs whose processes could not be read at a sampling.
+pub const SAMPLES_MISSING: &str = "fleet_samples_missing_total";
+
+/// Tells the recorder what the metrics mean.
+pub fn describe() {
+    describe_gauge!(VMS, Unit::Count, "VMs by experiment and state");
+    describe_histogram!(BOOT_SECONDS, Unit::Seconds, "From the making of a VM's process to its settings in force");
+    describe_counter!(VM_FAILURES, Unit::Count, "VMs that failed");
+    describe_counter!(EVENTS_LOST, Unit::Count, "Events lost because nobody stored them for too long");
+    describe_counter!(SAMPLES_MISSING, Unit::Count, "VMs whose processes could not be read at a sampling");
+}

@@ -1,0 +1,231 @@
+//! The VMs of one host: launching, finding again, removing.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::cgroup::{Cgroup, CgroupTree};
+use crate::error::{RemoveError, VmError};
+use crate::exit::VmExit;
+use crate::hypervisor::{self, HostFacts};
+use crate::launch;
+use crate::machine::{Machine, Parts, end_group};
+use crate::paths::VmPaths;
+use crate::procs::{self, Stat};
+use crate::record::Record;
+use crate::spec::VmSpec;
+
+/// Where the VMs of a host have their things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostConfig {
+    /// Records, logs and sockets: `RUN_DIR/<experiment>/vms/<name>`; best on a tmpfs ("/run/fleet").
+    pub run_dir: PathBuf,
+    /// A directory on a tmpfs for guests' RAM ("/dev/shm").
+    pub ram_dir: PathBuf,
+    /// Name of the control group of all VMs, below the root of the unified hierarchy ("fleet").
+    pub cgroup: String,
+}
+
+/// What became of a VM that an earlier agent had started.
+#[derive(Debug)]
+pub enum Adopted {
+    /// It runs.
+    Running(Machine),
+    /// It has ended; its directory is still there.
+    Ended {
+        /// What it was to be.
+        spec: Box<VmSpec>,
+        /// How it ended.
+        exit: VmExit,
+    },
+    /// It was about to be started, and never was; its directory is still there.
+    NeverStarted {
+        /// What it was to be.
+        spec: Box<VmSpec>,
+    },
+}
+
+/// The VMs of one host.
+#[derive(Clone, Debug)]
+pub struct VmHost {
+    inner: Arc<HostInner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct HostInner {
+    pub(crate) config: HostConfig,
+    pub(crate) facts: HostFacts,
+    pub(crate) boot_id: String,
+    pub(crate) cgroups: Option<CgroupTree>,
+}
+
+impl VmHost {
+    /// Makes the run directory and finds out what the host offers. Without a writable unified cgroup hierarchy the VMs
+    /// run without groups; a warning says why.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn new(config: HostConfig) -> Result<VmHost, VmError> {
+        for dir in [&config.run_dir, &config.ram_dir] {
+            fs::create_dir_all(dir).map_err(VmError::io("cannot make", dir))?;
+        }
+        let cgroups = CgroupTree::open(&config.cgroup)
+            .inspect_err(|reason| warn!("VMs run without control groups: {reason}"))
+            .ok();
+        let boot_id = procs::boot_id().map_err(VmError::io("cannot read", "/proc/sys/kernel/random/boot_id"))?;
+        let inner = HostInner { config, facts: HostFacts { tsc_khz: tsc_khz() }, boot_id, cgroups };
+        Ok(VmHost { inner: Arc::new(inner) })
+    }
+
+    /// What was found out about the host.
+    pub fn facts(&self) -> HostFacts {
+        self.inner.facts
+    }
+
+    /// The paths of a VM.
+    pub fn paths(&self, experiment: &str, name: &str) -> VmPaths {
+        VmPaths::new(&self.inner.config.run_dir, &self.inner.config.ram_dir, experiment, name)
+    }
+
+    /// Starts a VM. `taps` are the other ends of its interfaces, in order; they are closed here once it has them.
+    /// Dropping the future undoes everything, and so does every error: what was there before is as it was.
+    ///
+    /// # Errors
+    /// A specification that cannot run, a missing program or file, short resources, a VM of that name.
+    pub async fn launch(&self, spec: VmSpec, taps: Vec<OwnedFd>) -> Result<Machine, VmError> {
+        let host = Arc::clone(&self.inner);
+        let label = spec.label();
+        let launched = tokio::task::spawn_blocking(move || launch::launch(&host, spec, &taps))
+            .await
+            .map_err(|error| VmError::BadSpec { vm: label, problem: format!("its start was broken off: {error}") })??;
+        launched.into_machine()
+    }
+
+    /// Finds a VM again.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its record cannot be read.
+    pub async fn adopt(&self, experiment: &str, name: &str) -> Result<Adopted, VmError> {
+        let paths = self.paths(experiment, name);
+        if !paths.dir.exists() {
+            return Err(VmError::NotFound { vm: format!("{experiment}.{name}"), dir: paths.dir });
+        }
+        self.inner.adopt(paths).await
+    }
+
+    /// Finds every VM of the run directory again, each with its directory.
+    ///
+    /// # Errors
+    /// When the run directory cannot be read. What is wrong with one VM is its own result.
+    pub async fn adopt_all(&self) -> Result<Vec<(PathBuf, Result<Adopted, VmError>)>, VmError> {
+        let mut found = Vec::new();
+        for experiment in subdirectories(&self.inner.config.run_dir)? {
+            let vms = experiment.join("vms");
+            if vms.is_dir() {
+                for dir in subdirectories(&vms)? {
+                    let paths = VmPaths { dir: dir.clone(), ram_dir: self.inner.config.ram_dir.clone() };
+                    found.push((dir, self.inner.adopt(paths).await));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Ends a VM and removes all that is left of it, also when its record is damaged. For a VM of which a [`Machine`]
+    /// is at hand, use [`Machine::remove`].
+    ///
+    /// # Errors
+    /// Everything that failed; the other steps were done. It is no error when there is no such VM.
+    pub async fn remove(&self, experiment: &str, name: &str) -> Result<(), RemoveError> {
+        let paths = self.paths(experiment, name);
+        self.remove_dir(&paths.dir).await
+    }
+
+    /// Like [`VmHost::remove`], by a directory that [`VmHost::adopt_all`] gave.
+    ///
+    /// # Errors
+    /// As [`VmHost::remove`].
+    pub async fn remove_dir(&self, dir: &Path) -> Result<(), RemoveError> {
+        if !dir.exists() {
+            return Ok(());
+        }
+        let paths = VmPaths { dir: dir.to_owned(), ram_dir: self.inner.config.ram_dir.clone() };
+        let record = Record::read(&paths.record());
+        let cgroup = record.as_ref().ok().and_then(|record| record.cgroup.as_deref()).map(Cgroup::at);
+        let mut errors = Vec::new();
+        match self.inner.adopt(paths.clone()).await {
+            Ok(Adopted::Running(machine)) => return machine.remove().await,
+            Ok(_) | Err(VmError::BadRecord { .. }) => {}
+            // No record was written yet: nothing was started.
+            Err(VmError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => errors.push(error),
+        }
+        errors.extend(remove_files(&paths, cgroup.as_ref()));
+        if errors.is_empty() { Ok(()) } else { Err(RemoveError { errors }) }
+    }
+}
+
+impl HostInner {
+    async fn adopt(&self, paths: VmPaths) -> Result<Adopted, VmError> {
+        let record = Record::read(&paths.record())?;
+        if let Some(exit) = record.exit {
+            return Ok(Adopted::Ended { spec: Box::new(record.spec), exit });
+        }
+        let Some(process) = record.process else {
+            return Ok(Adopted::NeverStarted { spec: Box::new(record.spec) });
+        };
+        let cgroup = record.cgroup.as_deref().map(Cgroup::at);
+        if record.boot_id == self.boot_id {
+            let alive = procs::pidfd_open(process.pid).ok();
+            // Only now, with the pidfd at hand, does the start time prove that it is the same process.
+            let same = Stat::read(process.pid).ok().filter(|stat| stat.start == process.start && stat.state != 'Z');
+            if let (Some(pidfd), Some(_)) = (alive, same) {
+                let hypervisor = hypervisor::find(&record.spec.hypervisor)?;
+                let parts = Parts { paths, hypervisor, cgroup, process, pidfd: Arc::new(pidfd), record };
+                return Ok(Adopted::Running(Machine::new(parts)?));
+            }
+            end_group(cgroup.as_ref(), process).await?; // its helpers may have outlived it
+        }
+        let exit = VmExit::default().with_console(&paths.console_log());
+        Ok(Adopted::Ended { spec: Box::new(record.spec), exit })
+    }
+}
+
+/// Removes what a VM without processes has left; gives everything that failed.
+pub(crate) fn remove_files(paths: &VmPaths, cgroup: Option<&Cgroup>) -> Vec<VmError> {
+    let mut errors: Vec<VmError> = cgroup.and_then(|cgroup| cgroup.remove().err()).into_iter().collect();
+    match fs::remove_dir_all(&paths.dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            errors.push(VmError::io("cannot remove", &paths.dir)(error));
+        }
+        _ => {}
+    }
+    // The experiment's own directories go with the last VM; while others are there, this fails and is meant to.
+    let _ = paths.dir.ancestors().skip(1).take(2).try_for_each(fs::remove_dir);
+    errors
+}
+
+fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, VmError> {
+    let entries = fs::read_dir(dir).map_err(VmError::io("cannot list", dir))?;
+    let mut paths: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Frequency of the time stamp counter, measured against the kernel's clock. An emulated guest has no other clock to
+/// measure it with.
+fn tsc_khz() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction.
+    let ticks = || unsafe { std::arch::x86_64::_rdtsc() };
+    let (start, first) = (Instant::now(), ticks());
+    std::thread::sleep(Duration::from_millis(20));
+    let (elapsed, last) = (start.elapsed(), ticks());
+    let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).max(1);
+    last.saturating_sub(first).saturating_mul(1_000_000) / ns
+}

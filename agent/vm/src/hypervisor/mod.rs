@@ -1,0 +1,281 @@
+//! What runs a VM, behind one trait. A hypervisor is one file here and one line in [`HYPERVISORS`].
+//!
+//! [`Hypervisor::command`] is pure: from a specification it makes the text of a command line and the list of file
+//! descriptors that the process gets. The launcher makes the descriptors and starts the process without knowing what
+//! they mean. File descriptor `3 + i` of the process is `CommandLine::fds[i]`; the record keeps the list, so that a
+//! later agent finds a descriptor that the process holds for it ([`Endpoint::Held`]).
+
+mod mconsole;
+mod qemu;
+mod qmp;
+mod uml;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::VmError;
+use crate::paths::VmPaths;
+use crate::spec::VmSpec;
+
+pub(crate) use qemu::{PROGRAM as QEMU_PROGRAM, accelerator_args as qemu_accelerator_args};
+
+/// Every hypervisor.
+static HYPERVISORS: &[&dyn Hypervisor] = &[&uml::Uml, &qemu::Qemu];
+
+/// Number of the first descriptor of [`CommandLine::fds`] in the process.
+pub const FIRST_FD: i32 = 3;
+
+/// A program that a hypervisor needs on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Looked for in PATH.
+    pub name: &'static str,
+    /// Debian package that holds it.
+    pub package: &'static str,
+}
+
+/// What a descriptor of the VM's process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FdRole {
+    /// The agent's end of the control channel, kept open by the VM so that the channel outlives the agent.
+    HeldControl,
+    /// The guest's end of the control channel.
+    GuestControl,
+    /// The agent's end of the console's input, kept open by the VM.
+    HeldConsole,
+    /// The guest's end of the console's input.
+    GuestConsole,
+    /// The console's log, opened for appending.
+    ConsoleLog,
+    /// A listening socket at [`VmPaths::socket`] of [`CONTROL_SOCKET`].
+    ControlListener,
+    /// A listening socket at [`VmPaths::socket`] of [`CONSOLE_SOCKET`].
+    ConsoleListener,
+    /// A listening socket at [`VmPaths::socket`] of [`MONITOR_SOCKET`].
+    MonitorListener,
+    /// The tap of the VM's interface with this index.
+    Tap(usize),
+}
+
+/// File name of the control channel's socket.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// File name of the console's socket.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+/// File name of the monitor's socket.
+pub const MONITOR_SOCKET: &str = "monitor.sock";
+
+/// How to reach a stream of a running VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// The process holds our end: fetch a copy of its descriptor with `pidfd_getfd(2)`.
+    Held(FdRole),
+    /// Connect to this socket in the VM's directory.
+    Socket(String),
+}
+
+/// How to start a VM's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// Absolute path of the program.
+    pub program: PathBuf,
+    /// Arguments without the program's own name.
+    pub args: Vec<OsString>,
+    /// The whole environment.
+    pub env: Vec<(String, OsString)>,
+    /// Descriptors from [`FIRST_FD`] on.
+    pub fds: Vec<FdRole>,
+    /// Start without address space randomisation.
+    pub fixed_addresses: bool,
+}
+
+/// What a hypervisor can do beyond running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// Most virtual processors of a VM.
+    pub max_cpus: u32,
+    /// Most interfaces of a VM.
+    pub max_nics: usize,
+    /// The guest's RAM is a file in [`VmPaths::ram_dir`].
+    pub ram_in_file: bool,
+    /// VMs can be cloned from a booted template.
+    pub clones: bool,
+}
+
+/// What `command` needs to know of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Frequency of the time stamp counter in kHz.
+    pub tsc_khz: u64,
+}
+
+/// What runs a VM.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Its name in network files: "uml".
+    fn name(&self) -> &'static str;
+
+    /// Programs that it needs on the host.
+    fn programs(&self) -> &'static [Program];
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The command line of a VM. Pure but for finding the program.
+    ///
+    /// # Errors
+    /// When the specification cannot be run or a path is too long.
+    fn command(
+        &self,
+        spec: &VmSpec,
+        paths: &VmPaths,
+        program: &Path,
+        host: &HostFacts,
+    ) -> Result<CommandLine, VmError>;
+
+    /// Where the control channel of a VM is found.
+    fn control(&self) -> Endpoint;
+
+    /// Where the console's input is taken.
+    fn console(&self) -> Endpoint;
+
+    /// Stops the guest's processors.
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or refuses.
+    async fn pause(&self, paths: &VmPaths, deadline: Duration) -> Result<(), VmError>;
+
+    /// Lets the guest's processors go on.
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or refuses.
+    async fn resume(&self, paths: &VmPaths, deadline: Duration) -> Result<(), VmError>;
+}
+
+/// All registered hypervisors.
+pub fn hypervisors() -> &'static [&'static dyn Hypervisor] {
+    HYPERVISORS
+}
+
+/// The hypervisor of that name.
+///
+/// # Errors
+/// When none is registered under it; the message lists those that are.
+pub fn find(name: &str) -> Result<&'static dyn Hypervisor, VmError> {
+    HYPERVISORS.iter().copied().find(|hypervisor| hypervisor.name() == name).ok_or_else(|| {
+        let known = HYPERVISORS.iter().map(|hypervisor| hypervisor.name()).collect::<Vec<_>>().join(", ");
+        VmError::UnknownHypervisor { name: name.to_owned(), known }
+    })
+}
+
+/// Finds a program in PATH.
+///
+/// # Errors
+/// When it is not there: names the package that holds it.
+pub fn find_program(program: &Program) -> Result<PathBuf, VmError> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"));
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program.name))
+        .find(|file| file.is_absolute() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
+        .ok_or_else(|| VmError::MissingProgram {
+            program: program.name.to_owned(),
+            package: program.package.to_owned(),
+        })
+}
+
+/// Refuses what no hypervisor with these capabilities can run.
+fn check(spec: &VmSpec, hypervisor: &dyn Hypervisor) -> Result<(), VmError> {
+    let can = hypervisor.capabilities();
+    let bad = |problem: String| Err(VmError::BadSpec { vm: spec.label(), problem });
+    let name = hypervisor.name();
+    if spec.cpus == 0 || spec.cpus > can.max_cpus {
+        return bad(format!("{} cpus: {name} takes 1 to {}", spec.cpus, can.max_cpus));
+    }
+    if spec.nics.len() > can.max_nics {
+        return bad(format!("{} interfaces: {name} takes at most {}", spec.nics.len(), can.max_nics));
+    }
+    if spec.memory_bytes == 0 {
+        return bad("memory of 0 bytes: give it some, like 64M".to_owned());
+    }
+    Ok(())
+}
+
+/// The number of a descriptor in the process.
+fn fd_number(fds: &[FdRole], role: FdRole) -> Option<i32> {
+    let index = fds.iter().position(|each| *each == role)?;
+    Some(FIRST_FD + i32::try_from(index).ok()?)
+}
+
+/// The number of a descriptor of a process that was started with this list.
+///
+/// # Errors
+/// When the list does not have it.
+pub(crate) fn held_fd(fds: &[FdRole], role: FdRole, vm: &str) -> Result<i32, VmError> {
+    fd_number(fds, role).ok_or_else(|| VmError::BadSpec {
+        vm: vm.to_owned(),
+        problem: format!("its process holds no {role:?}: it was started by another version; restart the VM"),
+    })
+}
+
+#[cfg(test)]
+mod tests_support {
+    //! One specification for the tests of all command lines.
+
+    use std::path::Path;
+
+    use super::CommandLine;
+    use crate::paths::VmPaths;
+    use crate::spec::{NicSpec, VmSpec};
+
+    pub(super) fn spec(hypervisor: &str, nics: u8) -> VmSpec {
+        VmSpec {
+            experiment: "exp".to_owned(),
+            name: "web-1".to_owned(),
+            hypervisor: hypervisor.to_owned(),
+            accelerator: None,
+            memory_bytes: 48 << 20,
+            cpus: 1,
+            kernel: "/i/linux".into(),
+            initrd: "/i/initrd".into(),
+            cmdline: "rdinit=/init quiet".to_owned(),
+            lpj: Some(42),
+            nics: (0..nics)
+                .map(|index| NicSpec { name: format!("eth{index}"), mac: [2, 0, 0, 0, 0, index], mtu: 1500 })
+                .collect(),
+        }
+    }
+
+    pub(super) fn paths() -> VmPaths {
+        VmPaths::new(Path::new("/run/fleet"), Path::new("/dev/shm"), "exp", "web-1")
+    }
+
+    pub(super) fn text(command: &CommandLine) -> String {
+        let args = command.args.iter().map(|arg| arg.to_string_lossy().into_owned());
+        std::iter::once(command.program.display().to_string()).chain(args).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_hypervisor_is_answered_with_those_that_are_known() {
+        let error = find("xen").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("\"xen\"") && error.contains("uml, qemu"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = find_program(&Program { name: "fleet-no-such", package: "fleet-pkg" }).map(|_| ());
+        assert_eq!(
+            error.err().map(|error| error.to_string()).as_deref(),
+            Some("program \"fleet-no-such\" is not installed: run `apt-get install fleet-pkg`")
+        );
+    }
+}

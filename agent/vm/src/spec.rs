@@ -1,0 +1,83 @@
+//! What a virtual machine is to be. Everything that is the same for all guests of an image stays out: who a guest is
+//! (name, addresses, routes) is told to it over the control channel when it runs.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How a `qemu` VM runs guest instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// The processor's own virtualisation.
+    Kvm,
+    /// QEMU's translator, in software.
+    Tcg,
+}
+
+impl Accelerator {
+    /// The word for it: "kvm" or "tcg".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg",
+        }
+    }
+}
+
+/// One network interface. Its other end is a tap, handed to [`crate::VmHost::launch`] as a file descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicSpec {
+    /// Name within the VM: "eth0".
+    pub name: String,
+    /// Address in transmission order.
+    pub mac: [u8; 6],
+    /// Bytes.
+    pub mtu: u16,
+}
+
+impl NicSpec {
+    /// The address as "02:00:0a:00:00:01".
+    pub fn mac_text(&self) -> String {
+        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+    }
+}
+
+/// One virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// The experiment that it belongs to.
+    pub experiment: String,
+    /// Its name within the experiment: "web[3]".
+    pub name: String,
+    /// A registered hypervisor: "uml" or "qemu".
+    pub hypervisor: String,
+    /// For `qemu`; without it, `tcg`.
+    pub accelerator: Option<Accelerator>,
+    /// Guest RAM in bytes; whole MiB.
+    pub memory_bytes: u64,
+    /// Virtual processors; `uml` has one.
+    pub cpus: u32,
+    /// Kernel: the `linux` program of UML, or an ELF vmlinux with a PVH entry for QEMU.
+    pub kernel: PathBuf,
+    /// Initial RAM disk: the whole root file system.
+    pub initrd: PathBuf,
+    /// The image's part of the kernel's command line; what depends on VM and host is put behind it.
+    pub cmdline: String,
+    /// `lpj=` for a UML kernel, as measured by [`crate::probe::probe_uml`]; saves most of a small kernel's boot time.
+    pub lpj: Option<u64>,
+    /// Interfaces in order.
+    pub nics: Vec<NicSpec>,
+}
+
+impl VmSpec {
+    /// `experiment.name`, for messages.
+    pub fn label(&self) -> String {
+        format!("{}.{}", self.experiment, self.name)
+    }
+
+    /// Guest RAM in MiB, rounded up.
+    pub fn memory_mib(&self) -> u64 {
+        self.memory_bytes.div_ceil(1024 * 1024)
+    }
+}

@@ -1,0 +1,214 @@
+//! VMs outlive the program that started them, and none is ever lost.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use common::{PATIENCE, Place, qemu, run, uml};
+use fleet_vm::{Adopted, Machine, VmExit, VmSpec};
+use tokio::time::timeout;
+
+/// The example program `launch` with these VMs; killed when dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(place: &Place, specs: &[VmSpec]) -> Daemon {
+        let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/launch");
+        let config = place.config();
+        let mut child = Command::new(program)
+            .args([&config.run_dir, &config.ram_dir, &PathBuf::from(&config.cgroup)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&serde_json::to_vec(specs).unwrap()).unwrap();
+        Daemon(child)
+    }
+
+    /// Waits until so many VMs run.
+    fn wait_for(&mut self, count: usize) {
+        let lines = BufReader::new(self.0.stdout.as_mut().unwrap()).lines();
+        assert_eq!(lines.take(count).filter(Result::is_ok).count(), count);
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn adopted(place: &Place, name: &str) -> Machine {
+    match place.host().adopt("exp", name).await.unwrap() {
+        Adopted::Running(machine) => machine,
+        other => panic!("{name} does not run: {other:?}"),
+    }
+}
+
+async fn survives_its_daemon(spec: VmSpec) {
+    let place = Place::new();
+    let name = spec.name.clone();
+    let mut daemon = Daemon::start(&place, &[spec]);
+    daemon.wait_for(1);
+    daemon.kill();
+
+    let machine = adopted(&place, &name).await;
+    let boot = machine.control().hello(PATIENCE).await.unwrap().boot_id;
+    assert_eq!(run(&machine, &["/bin/sh", "-c", "echo still here"]).await.1, "still here\n");
+    drop(machine);
+
+    // The next one after that finds it too, and the guest was not started again.
+    let machine = adopted(&place, &name).await;
+    assert_eq!(machine.control().hello(PATIENCE).await.unwrap().boot_id, boot);
+    let exit = machine.shutdown(PATIENCE).await.unwrap();
+    assert_eq!((exit.signal, exit.panic.as_deref()), (None, None), "{exit:?}");
+    if exit_status_of_others_is_known() {
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+    }
+    assert_eq!(place.processes(), Vec::<i32>::new());
+}
+
+/// Since Linux 6.15 the kernel gives the status of a process that was somebody else's child.
+fn exit_status_of_others_is_known() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release.split(['.', '-']).map(|part| part.trim().parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 15)
+}
+
+#[tokio::test]
+async fn a_uml_vm_survives_the_death_of_its_daemon() {
+    survives_its_daemon(uml("web[1]")).await;
+}
+
+#[tokio::test]
+async fn a_qemu_vm_survives_the_death_of_its_daemon() {
+    survives_its_daemon(qemu("web[1]")).await;
+}
+
+#[tokio::test]
+async fn a_paused_vm_is_found_paused() {
+    let place = Place::new();
+    let mut daemon = Daemon::start(&place, &[uml("a")]);
+    daemon.wait_for(1);
+    daemon.kill();
+    let machine = adopted(&place, "a").await;
+    machine.control().hello(PATIENCE).await.unwrap();
+    machine.pause().await.unwrap();
+    drop(machine);
+    let machine = adopted(&place, "a").await;
+    assert!(machine.is_paused());
+    machine.resume().await.unwrap();
+    machine.control().ping(PATIENCE).await.unwrap();
+    machine.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_vm_gives_its_reason_to_a_later_daemon() {
+    let place = Place::new();
+    let sad = VmSpec { cmdline: "root=/dev/nope quiet".to_owned(), ..uml("sad") };
+    let machine = place.host().launch(sad, Vec::new()).await.unwrap();
+    let exit = timeout(PATIENCE, machine.wait()).await.unwrap();
+    drop(machine);
+    match place.host().adopt("exp", "sad").await.unwrap() {
+        Adopted::Ended { exit: found, .. } => assert_eq!(found, exit),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_killed_at_any_moment_of_a_launch_loses_no_vm() {
+    for running in [0, 1, 4, 9] {
+        let place = Place::new();
+        let specs: Vec<VmSpec> = (0..12).map(|index| uml(&format!("n[{index}]"))).collect();
+        let mut daemon = Daemon::start(&place, &specs);
+        if running == 0 {
+            // In the midst of the first ones: as soon as there is a directory.
+            while !place.config().run_dir.join("exp").exists() {
+                tokio::task::yield_now().await;
+            }
+        }
+        daemon.wait_for(running);
+        daemon.kill();
+
+        let host = place.host();
+        let mut kept = 0;
+        for (dir, found) in host.adopt_all().await.unwrap() {
+            match found {
+                Ok(Adopted::Running(machine)) => {
+                    kept += 1;
+                    machine.remove().await.unwrap();
+                }
+                Ok(Adopted::NeverStarted { .. } | Adopted::Ended { .. }) | Err(_) => {
+                    host.remove_dir(&dir).await.unwrap();
+                }
+            }
+        }
+        assert!(kept >= running, "{kept} of {running} are left");
+        assert_eq!(place.processes(), Vec::<i32>::new(), "killed after {running}");
+        assert_eq!(std::fs::read_dir(place.config().run_dir).unwrap().count(), 0);
+        assert_eq!(place.cgroups(), Vec::<PathBuf>::new());
+    }
+}
+
+#[tokio::test]
+async fn an_intent_without_a_process_was_never_started() {
+    let place = Place::new();
+    let host = place.host();
+    let machine = host.launch(uml("a"), Vec::new()).await.unwrap();
+    let path = machine.paths().record();
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    machine.kill().await.unwrap();
+    record["process"] = serde_json::Value::Null;
+    std::fs::write(&path, record.to_string()).unwrap();
+    assert!(matches!(host.adopt("exp", "a").await.unwrap(), Adopted::NeverStarted { .. }));
+    // After another boot of the host, nothing that it names can run.
+    record["process"] = serde_json::json!({ "pid": 1, "start": 0 });
+    record["boot_id"] = "another".into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    match host.adopt("exp", "a").await.unwrap() {
+        Adopted::Ended { exit, .. } => assert_eq!(exit, VmExit { last_lines: exit.last_lines.clone(), ..VmExit::default() }),
+        other => panic!("{other:?}"),
+    }
+    host.remove("exp", "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_got_the_number_of_a_vm_is_left_alone() {
+    let place = Place::new();
+    let host = place.host();
+    let machine = host.launch(uml("a"), Vec::new()).await.unwrap();
+    let path = machine.paths().record();
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    machine.kill().await.unwrap();
+    let mut bystander = Command::new("sleep").arg("600").spawn().unwrap();
+    record["process"]["pid"] = bystander.id().into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    assert!(matches!(host.adopt("exp", "a").await.unwrap(), Adopted::Ended { .. }));
+    host.remove("exp", "a").await.unwrap();
+    assert!(bystander.try_wait().unwrap().is_none(), "the bystander was killed");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_told_and_can_be_removed() {
+    let place = Place::new();
+    let host = place.host();
+    let machine = host.launch(uml("a"), Vec::new()).await.unwrap();
+    let path = machine.paths().record();
+    machine.kill().await.unwrap();
+    std::fs::write(&path, "{").unwrap();
+    let error = host.adopt("exp", "a").await.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("vm.json is damaged"), "{error}");
+    host.remove("exp", "a").await.unwrap();
+    assert!(!path.exists());
+}

@@ -1,0 +1,113 @@
+//! How a command fails: an exit code, what went wrong, and what to do about it.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+/// The exit codes of `fleet`; they are part of its interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All targets went well.
+    Ok,
+    /// Fleet itself failed.
+    Internal,
+    /// The command line or the network file is wrong; nothing was changed.
+    Usage,
+    /// Some targets failed.
+    Partial,
+    /// The deadline passed first.
+    Deadline,
+    /// Nobody was reached.
+    NotReached,
+    /// A command in a guest ended with this code (`fleet exec` on one VM).
+    Guest(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Ok => 0,
+            Exit::Internal => 1,
+            Exit::Usage => 2,
+            Exit::Partial => 3,
+            Exit::Deadline => 4,
+            Exit::NotReached => 5,
+            Exit::Guest(code) => code,
+        })
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// How the process ends.
+    pub exit: Exit,
+    /// What went wrong, and where.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Failure {
+    /// A failure with an exit code.
+    pub fn new(exit: Exit, message: impl Display) -> Self {
+        Self { exit, message: message.to_string(), help: None }
+    }
+
+    /// Fleet itself failed.
+    pub fn internal(message: impl Display) -> Self {
+        Self::new(Exit::Internal, message)
+    }
+
+    /// The user can mend it before anything was changed.
+    pub fn usage(message: impl Display) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn help(self, help: impl Display) -> Self {
+        Self { help: Some(help.to_string()), ..self }
+    }
+
+    /// Writes the failure to standard error.
+    pub fn print(&self, color: bool) {
+        let (red, bold, off) = if color { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+        if !self.message.is_empty() {
+            eprintln!("{red}error{off}{bold}:{off} {}", self.message);
+        }
+        if let Some(help) = &self.help {
+            eprintln!("  {bold}help:{off} {help}");
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    /// The services put the mend on a line of its own that starts with `help: `.
+    fn from(status: Status) -> Self {
+        let exit = match status.code() {
+            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted => Exit::Usage,
+            Code::PermissionDenied | Code::Unauthenticated | Code::AlreadyExists => Exit::Usage,
+            Code::DeadlineExceeded => Exit::Deadline,
+            Code::Unavailable => Exit::NotReached,
+            _ => Exit::Internal,
+        };
+        let message = match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Cancelled if status.message().contains("transport error") => {
+                "the controller went away in the middle of the answer".to_owned()
+            }
+            _ => status.message().to_owned(),
+        };
+        match message.split_once("\nhelp: ") {
+            Some((message, help)) => Self::new(exit, message).help(help),
+            None => Self::new(exit, message),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::internal(error)
+    }
+}

@@ -1,0 +1,192 @@
+//! `fleet image build|ls|rm`, and the images that an `up` needs.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use fleet_images::{Builder, ImageError, ImageStore, Recipe};
+use indicatif::ProgressBar;
+use netlang::Plan;
+
+use super::output::{self, Table};
+use super::{Context, Exit, Failure};
+use crate::config::Config;
+
+#[derive(Args, Debug)]
+pub struct ImageArgs {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Build an image from a recipe of fleet's own or from a file
+    Build {
+        /// A recipe's name (tiny), or the path of a recipe file
+        recipe: String,
+        /// The guests' init, a static program; found beside fleet when left out
+        #[arg(long, value_name = "FILE", env = "FLEET_INIT")]
+        init: Option<PathBuf>,
+    },
+    /// List the images of this host
+    Ls,
+    /// Remove an image; running VMs keep what they use
+    Rm {
+        /// Names, or ids, or the beginnings of ids
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
+    let store = ImageStore::open(&context.config.image_store).map_err(failure)?;
+    match &args.verb {
+        Verb::Build { recipe, init } => {
+            let image = build(context, &store, recipe, init.clone())?;
+            let size = output::bytes(image.size_bytes);
+            if context.json {
+                output::json(&serde_json::json!({
+                    "name": image.name, "id": image.id.as_str(), "size_bytes": image.size_bytes,
+                }));
+            } else {
+                println!("image {} is {} ({size})", image.name, image.id.short());
+            }
+            Ok(Exit::Ok)
+        }
+        Verb::Ls => ls(context, &store),
+        Verb::Rm { images } => rm(context, &store, images),
+    }
+}
+
+/// Builds what the plan needs and the store lacks, where fleet knows the recipe.
+///
+/// # Errors
+/// When an image can neither be found nor built.
+pub async fn ensure(context: &Context, plan: &Plan) -> Result<(), Failure> {
+    let mut names: Vec<String> = plan.groups().iter().map(|group| group.image.clone()).collect();
+    names.sort();
+    names.dedup();
+    let store = ImageStore::open(&context.config.image_store).map_err(failure)?;
+    for name in names {
+        match store.resolve(&name) {
+            Ok(_) => {}
+            Err(_) if Recipe::builtin().any(|recipe| recipe == name) => {
+                eprintln!("fleet: the image {name} is not here yet; building it once");
+                let store = ImageStore::open(&context.config.image_store).map_err(failure)?;
+                // The build blocks, and nothing else is under way in this process.
+                build(context, &store, &name, None)?;
+            }
+            Err(error) => return Err(failure(error)),
+        }
+    }
+    Ok(())
+}
+
+fn build(context: &Context, store: &ImageStore, recipe: &str, init: Option<PathBuf>) -> Result<fleet_images::Image, Failure> {
+    let recipe = Recipe::load(recipe).map_err(failure)?;
+    let init = match init {
+        Some(init) => init,
+        None => find_init()?,
+    };
+    let builder = Builder::new(store, cache_dir(), init);
+    let spinner = (!context.json && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
+    if let Some(spinner) = &spinner {
+        spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    }
+    let result = builder.build(&recipe, &mut |progress| match &spinner {
+        Some(spinner) => spinner.set_message(progress.to_string()),
+        None if context.json => {}
+        None => eprintln!("fleet: {progress}"),
+    });
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    result.map_err(failure)
+}
+
+fn ls(context: &Context, store: &ImageStore) -> Result<Exit, Failure> {
+    let entries = store.list().map_err(failure)?;
+    if context.json {
+        let images: Vec<_> = entries
+            .iter()
+            .map(|entry| match &entry.image {
+                Ok(image) => serde_json::json!({
+                    "name": entry.name, "id": entry.id.as_str(), "size_bytes": image.size_bytes,
+                    "uml": image.uml.is_some(), "x86": image.x86.is_some(), "damage": null,
+                }),
+                Err(damage) => serde_json::json!({ "name": entry.name, "id": entry.id.as_str(), "damage": damage }),
+            })
+            .collect();
+        output::json(&serde_json::json!({ "images": images }));
+        return Ok(Exit::Ok);
+    }
+    if entries.is_empty() {
+        println!("no images; `fleet image build tiny` builds one");
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(&["NAME", "ID", "SIZE", "RUNS ON", "BUILT"]);
+    for entry in &entries {
+        let (size, runs, built) = match &entry.image {
+            Ok(image) => {
+                let kinds = [image.uml.as_ref().map(|_| "uml"), image.x86.as_ref().map(|_| "qemu")];
+                let built = image.built_at.and_then(|time| time.elapsed().ok());
+                (
+                    output::bytes(image.size_bytes),
+                    kinds.into_iter().flatten().collect::<Vec<_>>().join(" "),
+                    built.map(|age| format!("{} ago", output::duration(age.as_secs() * 1000))).unwrap_or_default(),
+                )
+            }
+            Err(damage) => (String::new(), damage.clone(), String::new()),
+        };
+        table.row(vec![entry.name.clone(), entry.id.short().to_owned(), size, runs, built]);
+    }
+    table.print();
+    Ok(Exit::Ok)
+}
+
+fn rm(context: &Context, store: &ImageStore, images: &[String]) -> Result<Exit, Failure> {
+    let mut removed = Vec::new();
+    for image in images {
+        let result = store.remove(image).map_err(failure)?;
+        if !context.json {
+            println!("removed {} ({} freed)", result.names.join(" "), output::bytes(result.freed_bytes));
+        }
+        removed.push(serde_json::json!({ "names": result.names, "freed_bytes": result.freed_bytes }));
+    }
+    if context.json {
+        output::json(&serde_json::json!({ "removed": removed }));
+    }
+    Ok(Exit::Ok)
+}
+
+/// The static init: beside this program (as installed), or where cargo puts it.
+fn find_init() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe()?;
+    let folder = program.parent().unwrap_or(&program);
+    let candidates = [
+        folder.join("fleet-init"),
+        folder.join("../lib/fleet/fleet-init"),
+        folder.join("../x86_64-unknown-linux-gnu/guest/fleet-init"),
+    ];
+    candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        Failure::usage("the guests' init (fleet-init) is not where this program looks for it")
+            .help("`make build` builds it; or give its path with `fleet image build NAME --init FILE`")
+    })
+}
+
+/// Downloads and intermediate results, which a fresh clone finds again.
+fn cache_dir() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/cache"), |home| PathBuf::from(home).join(".cache"));
+    base.unwrap_or_else(home).join("fleet")
+}
+
+fn failure(error: ImageError) -> Failure {
+    Failure::usage(error)
+}
+
+/// Where the images of a configuration are, for `doctor`.
+pub fn names(config: &Config) -> Result<Vec<String>, Failure> {
+    let store = ImageStore::open(&config.image_store).map_err(failure)?;
+    Ok(store.list().map_err(failure)?.into_iter().map(|entry| entry.name).collect())
+}

@@ -1,0 +1,226 @@
+//! The program `fleet`: what can be said on its command line, and which file answers it.
+
+mod complete;
+mod connect;
+mod doctor;
+mod down;
+mod failure;
+mod guest;
+mod image;
+mod output;
+mod plan;
+mod progress;
+mod ps;
+mod session;
+mod source;
+mod telemetry;
+mod up;
+mod vm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use failure::{Exit, Failure};
+pub use output::{now_ms, stderr_is_terminal};
+
+use crate::config::{Config, Overrides};
+
+/// What every command starts from.
+struct Context {
+    config: Config,
+    json: bool,
+    color: bool,
+}
+
+/// Very large networks of small virtual machines, from one short file.
+#[derive(Debug, Parser)]
+#[command(name = "fleet", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 all went well, 1 internal error, 2 usage or file, 3 some targets failed, \
+4 deadline passed, 5 nobody was reached.\nA TARGET is a path of the network file: hello.web[0..10], web[3], hq.pc[*].";
+
+#[derive(Args, Debug)]
+struct Global {
+    /// Read this configuration file instead of /etc/fleet/config.toml
+    #[arg(long, global = true, value_name = "FILE", env = "FLEET_CONFIG", help_heading = "Global options")]
+    config: Option<PathBuf>,
+    /// Keep all state below this folder: a fleet of its own beside the machine's
+    #[arg(long, global = true, value_name = "DIR", env = "FLEET_ROOT", help_heading = "Global options")]
+    root: Option<PathBuf>,
+    /// Print a JSON document instead of text
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+    /// When to colour the output
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, help_heading = "Global options")]
+    color: Color,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring the network of FILE up, or make what runs like FILE
+    Up(up::UpArgs),
+    /// Take experiments down: nothing of them remains
+    Down(down::DownArgs),
+    /// Show what runs
+    Ps(ps::PsArgs),
+    /// Show what FILE means: groups, addresses, sums, and the difference to what runs
+    Plan(plan::PlanArgs),
+    /// Check FILE and prove its `check` lines on the plan; nothing is contacted
+    Check(plan::CheckArgs),
+    /// Format network files
+    Fmt(plan::FmtArgs),
+    /// Explain an error code
+    Explain(plan::ExplainArgs),
+    /// Run a command in guests
+    Exec(guest::ExecArgs),
+    /// Open a VM's console; leave it with ctrl-]
+    Console(guest::ConsoleArgs),
+    /// Show what a VM wrote on its console
+    Logs(guest::LogsArgs),
+    /// Stop, start, reboot, pause and resume VMs
+    Vm(vm::VmArgs),
+    /// Ask the telemetry of VMs, ports and hosts
+    Telemetry(telemetry::TelemetryArgs),
+    /// Build, list and remove guest images
+    Image(image::ImageArgs),
+    /// Look at this host: what works, what is missing, and how to have it
+    Doctor(doctor::DoctorArgs),
+    /// Run the controller (`fleet up` starts one by itself when none runs)
+    Controller(ControllerArgs),
+    /// Run only the agent of this host
+    Agent(AgentArgs),
+    /// Print a shell's completions
+    Completions(complete::CompletionsArgs),
+}
+
+#[derive(Args, Debug)]
+struct ControllerArgs {
+    /// What to do; `run` when left out
+    #[arg(value_enum, default_value_t = ControllerVerb::Run)]
+    verb: ControllerVerb,
+    /// Send telemetry to this MongoDB server instead of one of fleet's own
+    #[arg(long, value_name = "URI", env = "FLEET_MONGODB")]
+    mongodb: Option<String>,
+    /// Run without telemetry
+    #[arg(long)]
+    no_telemetry: bool,
+    /// Use the agent behind this socket instead of one inside this process
+    #[arg(long, value_name = "SOCKET")]
+    agent: Option<PathBuf>,
+    /// Detach, and say on standard output when ready
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ControllerVerb {
+    /// Run in the foreground
+    Run,
+    /// Show the one that runs
+    Status,
+    /// End the one that runs; VMs go on
+    Stop,
+}
+
+#[derive(Args, Debug)]
+struct AgentArgs {
+    /// Serve on this socket instead of the default one
+    #[arg(long, value_name = "SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+/// Reads the command line, does what it says, and gives the process's exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let color = match cli.global.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => output::stdout_wants_color(),
+    };
+    match run(cli, color) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print(color);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
+    let mut overrides =
+        Overrides { config_file: cli.global.config, root: cli.global.root, ..Overrides::default() };
+    match &cli.command {
+        Command::Controller(args) => {
+            overrides.mongodb.clone_from(&args.mongodb);
+            overrides.no_telemetry = args.no_telemetry;
+        }
+        Command::Up(args) => {
+            overrides.mongodb.clone_from(&args.mongodb);
+            overrides.no_telemetry = args.no_telemetry;
+        }
+        _ => {}
+    }
+    let config = Config::load(&overrides).map_err(Failure::usage)?;
+    let context = Context { config, json: cli.global.json, color };
+    // These need no runtime, and `completions` must work for any user.
+    match cli.command {
+        Command::Check(args) => plan::check(&context, &args),
+        Command::Fmt(args) => plan::fmt(&context, &args),
+        Command::Explain(args) => plan::explain(&args),
+        Command::Completions(args) => complete::completions(&args),
+        Command::Image(args) => image::image(&context, &args),
+        Command::Controller(ControllerArgs { verb: ControllerVerb::Run, agent, background, .. }) => {
+            crate::daemon::controller_main(context.config, agent, background).map_err(Failure::internal)?;
+            Ok(Exit::Ok)
+        }
+        Command::Agent(args) => {
+            crate::daemon::agent_main(context.config, args.socket).map_err(Failure::internal)?;
+            Ok(Exit::Ok)
+        }
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Failure::internal(format!("cannot start the runtime: {error}")))?;
+            runtime.block_on(answer(&context, command))
+        }
+    }
+}
+
+/// The commands that talk to the controller.
+async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Up(args) => up::up(context, &args).await,
+        Command::Down(args) => down::down(context, &args).await,
+        Command::Ps(args) => ps::ps(context, &args).await,
+        Command::Plan(args) => plan::plan(context, &args).await,
+        Command::Exec(args) => guest::exec(context, args).await,
+        Command::Console(args) => guest::console(context, &args).await,
+        Command::Logs(args) => guest::logs(context, &args).await,
+        Command::Vm(args) => vm::vm(context, &args).await,
+        Command::Telemetry(args) => telemetry::telemetry(context, &args).await,
+        Command::Doctor(args) => doctor::doctor(context, &args).await,
+        Command::Controller(ControllerArgs { verb: ControllerVerb::Status, .. }) => connect::status(context).await,
+        Command::Controller(ControllerArgs { verb: ControllerVerb::Stop, .. }) => connect::stop(context).await,
+        Command::Check(_)
+        | Command::Fmt(_)
+        | Command::Explain(_)
+        | Command::Completions(_)
+        | Command::Image(_)
+        | Command::Controller(_)
+        | Command::Agent(_) => Err(Failure::internal("this command is answered without the controller")),
+    }
+}

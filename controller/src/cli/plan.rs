@@ -1,0 +1,186 @@
+//! `fleet plan`, `check`, `fmt`, `explain`: the language, with nothing contacted.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use fleet_proto::v1::{Difference, Options, Spec, UpRequest};
+
+use super::connect::{self, Start};
+use super::output::{self, Table};
+use super::up::{difference_json, difference_lines, new_op};
+use super::{Context, Exit, Failure, source};
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// The network file
+    pub file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The network files
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct FmtArgs {
+    /// The network files
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Change nothing; fail when a file is not formatted
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// A code such as E0304
+    pub code: String,
+}
+
+pub async fn plan(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
+    let loaded = source::load(context, &args.file)?;
+    let difference = running_difference(context, &loaded).await?;
+    if context.json {
+        output::json(&serde_json::json!({
+            "plan": loaded.plan.summary(), "difference": difference.as_ref().map(difference_json),
+        }));
+        return Ok(Exit::Ok);
+    }
+    print_plan(&loaded);
+    match difference {
+        None => println!("\nnothing of {} runs; `fleet up {}` brings it up", loaded.plan.experiment(), args.file.display()),
+        Some(difference) => {
+            println!("\n`fleet up {}` would", args.file.display());
+            let lines = difference_lines(&difference);
+            for line in &lines {
+                println!("  {line}");
+            }
+            if lines.is_empty() {
+                println!("  change nothing");
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// The difference to what runs, where a controller runs that can say it.
+async fn running_difference(context: &Context, loaded: &source::Loaded) -> Result<Option<Difference>, Failure> {
+    let Ok(mut client) = connect::connect(context, Start::Never).await else { return Ok(None) };
+    let spec = Spec {
+        experiment: loaded.plan.experiment().to_owned(),
+        source_name: loaded.source.name.clone(),
+        source: loaded.source.text.clone(),
+        lock: loaded.lock.to_string(),
+        placement: Vec::new(),
+        options: Some(Options::default()),
+    };
+    let request = UpRequest { op: Some(new_op()), spec: Some(spec) };
+    Ok(Some(client.diff(request).await?.into_inner()))
+}
+
+fn print_plan(loaded: &source::Loaded) {
+    let summary = loaded.plan.summary();
+    let totals = &summary.totals;
+    println!(
+        "{}: {} VMs in {} groups, {} segments, {} routers, {} links",
+        loaded.plan.experiment(), totals.vms, totals.groups, totals.segments, totals.routers, totals.links
+    );
+    let mut segments = Table::new(&["SEGMENT", "PREFIX", "GATEWAY", "PORTS", "MTU", "VNI"]);
+    for segment in &summary.segments {
+        segments.row(vec![
+            segment.name.clone(),
+            format!("{}/{}", segment.prefix, segment.prefix_len),
+            segment.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+            segment.ports.to_string(),
+            segment.mtu.to_string(),
+            segment.vni.to_string(),
+        ]);
+    }
+    println!();
+    segments.print();
+}
+
+pub fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Failure> {
+    let mut documents = Vec::new();
+    let mut wrong = false;
+    for file in &args.files {
+        let source = source::read(file)?;
+        let lock = source::read_lock(file)?.0;
+        let compilation = netlang::compile(&source, &lock);
+        wrong |= compilation.plan.is_none();
+        match &compilation.plan {
+            _ if context.json => documents.push(serde_json::json!({
+                "file": source.name, "ok": compilation.plan.is_some(), "diagnostics": compilation.diagnostics,
+            })),
+            Some(plan) => {
+                source::show(context, &compilation.diagnostics, &source);
+                let proved = match plan.checks().len() {
+                    0 => "no `check` lines".to_owned(),
+                    count => format!("{count} `check` lines hold on the plan"),
+                };
+                println!("{}: ok, {} VMs, {proved}", source.name, plan.total_vms());
+            }
+            None => source::show(context, &compilation.diagnostics, &source),
+        }
+    }
+    if context.json {
+        output::json(&serde_json::json!({ "files": documents }));
+    }
+    Ok(if wrong { Exit::Usage } else { Exit::Ok })
+}
+
+pub fn fmt(context: &Context, args: &FmtArgs) -> Result<Exit, Failure> {
+    let mut wrong = false;
+    let mut changed = Vec::new();
+    for file in &args.files {
+        let source = source::read(file)?;
+        match netlang::format(&source.text) {
+            Ok(text) if text == source.text => {}
+            Ok(text) => {
+                changed.push(source.name.clone());
+                if !args.check {
+                    replace(file, &text)?;
+                }
+            }
+            Err(diagnostics) => {
+                wrong = true;
+                source::show(context, &diagnostics, &source);
+            }
+        }
+    }
+    if context.json && !wrong {
+        output::json(&serde_json::json!({ "changed": changed, "check": args.check }));
+    } else {
+        let word = if args.check { "is not formatted" } else { "formatted" };
+        for file in &changed {
+            println!("{file}: {word}");
+        }
+    }
+    let unformatted = args.check && !changed.is_empty();
+    if unformatted {
+        return Err(Failure { exit: Exit::Partial, message: format!("{} files are not formatted", changed.len()), help: None }
+            .help("`fleet fmt FILE` formats them"));
+    }
+    Ok(if wrong { Exit::Usage } else { Exit::Ok })
+}
+
+/// Writes a file whole or not at all.
+fn replace(file: &Path, text: &str) -> Result<(), Failure> {
+    let new = file.with_extension("fleet.new");
+    std::fs::write(&new, text)
+        .and_then(|()| std::fs::rename(&new, file))
+        .map_err(|error| Failure::usage(format!("cannot write {}: {error}", file.display())))
+}
+
+pub fn explain(args: &ExplainArgs) -> Result<Exit, Failure> {
+    match netlang::explain(&args.code.to_uppercase()) {
+        Some(page) => {
+            output::print(page);
+            Ok(Exit::Ok)
+        }
+        None => Err(Failure::usage(format!("there is no error code `{}`", args.code))
+            .help("codes look like E0304; errors of `fleet check` show theirs")),
+    }
+}

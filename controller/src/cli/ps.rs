@@ -1,0 +1,182 @@
+//! `fleet ps`: what runs.
+
+use clap::Args;
+use fleet_proto::v1::{ExperimentStatus, ListRequest, RouterStatus, VmState, VmStatus};
+
+use super::connect::{self, Start};
+use super::output::{self, Table};
+use super::{Context, Exit, Failure};
+
+/// With more VMs than this, alike ones share a line.
+const UNFOLDED: usize = 40;
+
+#[derive(Args, Debug)]
+pub struct PsArgs {
+    /// Only this experiment
+    pub experiment: Option<String>,
+    /// One line a VM, however many there are
+    #[arg(long, short)]
+    pub all: bool,
+    /// Only failed VMs, by reason, with their last console lines
+    #[arg(long)]
+    pub failed: bool,
+}
+
+/// Everything that `ps` was told.
+#[derive(Default)]
+struct Listing {
+    experiments: Vec<ExperimentStatus>,
+    vms: Vec<VmStatus>,
+    routers: Vec<RouterStatus>,
+}
+
+pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
+    let mut listing = Listing::default();
+    match connect::connect(context, Start::IfUsed).await {
+        Ok(mut client) => {
+            let request = ListRequest { experiment: args.experiment.clone().unwrap_or_default() };
+            let mut stream = client.ps(request).await?.into_inner();
+            while let Some(chunk) = stream.message().await? {
+                listing.vms.extend(chunk.vms);
+                listing.routers.extend(chunk.routers);
+                listing.experiments.extend(chunk.experiments);
+            }
+        }
+        // Where no controller ever ran, nothing is up: that is an answer, not an error.
+        Err(failure) if failure.exit == Exit::NotReached && args.experiment.is_none() => {}
+        Err(failure) => return Err(failure),
+    }
+    if args.failed {
+        listing.vms.retain(|vm| vm.state() == VmState::Failed);
+    }
+    if context.json {
+        output::json(&listing.json());
+    } else if args.failed {
+        listing.print_failed();
+    } else {
+        listing.print(context, args.all);
+    }
+    Ok(Exit::Ok)
+}
+
+impl Listing {
+    fn print(&self, context: &Context, all: bool) {
+        if self.experiments.is_empty() {
+            println!("nothing is up; `fleet up FILE` brings a network up");
+            return;
+        }
+        for experiment in &self.experiments {
+            let busy = if experiment.busy { ", an operation is under way" } else { "" };
+            println!(
+                "{}: {} ({} VMs, {} routers, {} segments{busy})",
+                experiment.experiment,
+                output::counts(&experiment.counts),
+                experiment.vms,
+                experiment.routers,
+                experiment.segments,
+            );
+        }
+        println!();
+        let mut table = Table::new(&["EXPERIMENT", "NAME", "STATE", "RUNS ON", "ADDRESS", "MEMORY", "SINCE"]);
+        let fold = !all && self.vms.len() > UNFOLDED;
+        for group in alike(&self.vms, fold) {
+            table.row(vm_row(context, group));
+        }
+        for router in &self.routers {
+            table.row(vec![
+                router.experiment.clone(),
+                router.name.clone(),
+                if router.up { output::colored_state(VmState::Running, context.color) } else { router.reason.clone() },
+                format!("router/{}", router.kind),
+                router.addresses.join(" "),
+                String::new(),
+                String::new(),
+            ]);
+        }
+        table.print();
+        let failed: Vec<_> = self.vms.iter().filter(|vm| vm.state() == VmState::Failed).collect();
+        if !failed.is_empty() {
+            println!("\n{} failed; `fleet ps --failed` says why", failed.len());
+        }
+    }
+
+    fn print_failed(&self) {
+        if self.vms.is_empty() {
+            println!("no VM failed");
+        }
+        let mut left: Vec<&VmStatus> = self.vms.iter().collect();
+        while let Some(first) = left.first().copied() {
+            let (same, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|vm| vm.reason == first.reason);
+            let names = fleet_agent::fold_names(same.iter().map(|vm| vm.name.as_str()));
+            println!("{} {} ({}): {}", first.experiment, names, same.len(), first.reason);
+            for line in &first.last_lines {
+                println!("    {line}");
+            }
+            left = others;
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "experiments": self.experiments.iter().map(|experiment| serde_json::json!({
+                "experiment": experiment.experiment, "file": experiment.source_name, "busy": experiment.busy,
+                "vms": experiment.vms, "routers": experiment.routers, "segments": experiment.segments,
+                "states": experiment.counts.iter().filter(|entry| entry.count > 0)
+                    .map(|entry| (output::state(entry.state()).to_owned(), entry.count.into()))
+                    .collect::<serde_json::Map<_, _>>(),
+            })).collect::<Vec<_>>(),
+            "vms": self.vms.iter().map(vm_json).collect::<Vec<_>>(),
+            "routers": self.routers.iter().map(|router| serde_json::json!({
+                "experiment": router.experiment, "name": router.name, "host": router.host, "kind": router.kind,
+                "up": router.up, "reason": router.reason, "addresses": router.addresses,
+            })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// One VM as JSON.
+fn vm_json(vm: &VmStatus) -> serde_json::Value {
+    serde_json::json!({
+        "experiment": vm.experiment, "name": vm.name, "host": vm.host, "state": output::state(vm.state()),
+        "hypervisor": vm.hypervisor, "image": vm.image, "pid": vm.pid, "addresses": vm.addresses,
+        "memory_bytes": vm.memory_bytes, "reason": vm.reason, "last_lines": vm.last_lines,
+        "since_ms": vm.since_ms, "boot_ms": vm.boot_ms, "starts": vm.starts,
+    })
+}
+
+/// Runs of VMs that share a line: with `fold`, those of one group in one state.
+fn alike(vms: &[VmStatus], fold: bool) -> impl Iterator<Item = &[VmStatus]> {
+    vms.chunk_by(move |a, b| {
+        let group = |vm: &VmStatus| vm.name.rfind('[').map(|at| vm.name[..at].to_owned());
+        fold && group(a).is_some()
+            && group(a) == group(b)
+            && (&a.experiment, a.state, &a.hypervisor, a.memory_bytes) == (&b.experiment, b.state, &b.hypervisor, b.memory_bytes)
+    })
+}
+
+fn vm_row(context: &Context, group: &[VmStatus]) -> Vec<String> {
+    let [first, .., last] = group else {
+        return match group {
+            [vm] => row(context, vm, vm.name.clone(), vm.addresses.join(" ")),
+            _ => Vec::new(),
+        };
+    };
+    let names = format!("{} ({})", fleet_agent::fold_names(group.iter().map(|vm| vm.name.as_str())), group.len());
+    let addresses = match (first.addresses.first(), last.addresses.first()) {
+        (Some(first), Some(last)) => format!("{first} … {last}"),
+        _ => String::new(),
+    };
+    row(context, first, names, addresses)
+}
+
+fn row(context: &Context, vm: &VmStatus, name: String, addresses: String) -> Vec<String> {
+    vec![
+        vm.experiment.clone(),
+        name,
+        output::colored_state(vm.state(), context.color),
+        vm.hypervisor.clone(),
+        addresses,
+        output::bytes(vm.memory_bytes),
+        output::age(vm.since_ms),
+    ]
+}

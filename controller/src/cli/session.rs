@@ -1,0 +1,95 @@
+//! A guest's command or console on this terminal: raw mode, window size, bytes both ways.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use fleet_proto::v1::WindowSize;
+use nix::sys::termios::{self, SetArg, Termios};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+/// Bytes read from standard input at once, and how many such pieces may wait to be sent.
+const PIECE: usize = 4096;
+const PIECES: usize = 16;
+
+nix::ioctl_read_bad!(tiocgwinsz, nix::libc::TIOCGWINSZ, nix::libc::winsize);
+
+/// The size of the terminal behind a file descriptor; `None` when it is none.
+pub fn window_size(fd: RawFd) -> Option<WindowSize> {
+    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointer is to a local of the type that TIOCGWINSZ fills.
+    unsafe { tiocgwinsz(fd, &mut size) }.ok()?;
+    (size.ws_col > 0).then(|| WindowSize { rows: size.ws_row.into(), columns: size.ws_col.into() })
+}
+
+/// The terminal in raw mode, until dropped.
+pub struct RawTerminal {
+    before: Termios,
+}
+
+impl RawTerminal {
+    /// Puts standard input into raw mode; `None` when it is no terminal.
+    pub fn enter() -> Option<Self> {
+        let stdin = std::io::stdin();
+        let before = termios::tcgetattr(stdin.as_fd()).ok()?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // The terminal may be gone; then there is nothing to put back.
+        drop(termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.before));
+    }
+}
+
+/// Standard input, piece by piece; an empty piece is its end.
+///
+/// Tokio's own standard input reads on a thread that cannot be cancelled, so the program would wait for one more line
+/// after the guest's command ended. Where epoll can watch the descriptor (terminals, pipes, sockets), it does; a file
+/// is read by a thread, since reading it never waits long.
+pub fn stdin() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    match AsyncFd::new(StdinFd) {
+        Ok(watched) => drop(tokio::spawn(pump(watched, sender))),
+        Err(_) => drop(std::thread::Builder::new().name("stdin".into()).spawn(move || {
+            while let Ok(piece) = read_piece() {
+                let end = piece.is_empty();
+                if sender.blocking_send(piece).is_err() || end {
+                    break;
+                }
+            }
+        })),
+    }
+    receiver
+}
+
+struct StdinFd;
+
+impl AsRawFd for StdinFd {
+    fn as_raw_fd(&self) -> RawFd {
+        std::io::stdin().as_raw_fd()
+    }
+}
+
+async fn pump(watched: AsyncFd<StdinFd>, sender: mpsc::Sender<Vec<u8>>) {
+    loop {
+        // The descriptor stays blocking (it is shared with the shell): one read per readiness, never more.
+        let Ok(mut ready) = watched.readable().await else { return };
+        let piece = read_piece().unwrap_or_default();
+        ready.clear_ready();
+        let end = piece.is_empty();
+        if sender.send(piece).await.is_err() || end {
+            return;
+        }
+    }
+}
+
+fn read_piece() -> nix::Result<Vec<u8>> {
+    let mut piece = vec![0; PIECE];
+    let length = nix::unistd::read(std::io::stdin().as_fd(), &mut piece)?;
+    piece.truncate(length);
+    Ok(piece)
+}

@@ -1,0 +1,244 @@
+//! The controller process.
+//!
+//! Tasks and what joins them, from start to end:
+//!
+//! ```text
+//!  fleet (CLI) ──gRPC, controller.sock──► service ──gRPC, agent.sock──► the agent (inside, or another process)
+//!                                            │                              │
+//!                                     store (specs, journal)        samples and events
+//!                                                                           ▼
+//!                                   telemetry::forward ──bounded queue──► writer ──► MongoDB
+//! ```
+//!
+//! The agent inside this process is reached through its socket as any other would be: there is one way to an agent.
+//! The end of this process ends no VM.
+
+mod agents;
+mod exec;
+mod local;
+mod operation;
+mod plans;
+mod prove;
+mod service;
+mod store;
+mod telemetry;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fleet_agent::{Agent, AgentConfig};
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// File name of the controller's store in its state folder.
+pub const STORE_FILE: &str = "controller.redb";
+/// What a controller in the background says on standard output when it serves.
+pub const READY: &str = "ready";
+
+/// Why the process could not do its work.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// A folder of its own cannot be made.
+    #[error("cannot make {path}: {source}; give another place with `--root DIR`")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process holds the lock.
+    #[error("another controller or agent runs already on {0}; `fleet controller status` shows it")]
+    Held(PathBuf),
+    /// The local socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] local::SocketError),
+    /// The store is not usable.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    /// The agent does not start.
+    #[error("the agent of this host does not start: {0}")]
+    Agent(#[from] fleet_agent::AgentError),
+    /// The agent that was named does not answer.
+    #[error("no agent answers on {socket} ({reason}); start one with `fleet agent`")]
+    NoAgent {
+        /// Its socket.
+        socket: PathBuf,
+        /// In words.
+        reason: String,
+    },
+    /// The runtime or a signal handler.
+    #[error("the runtime does not start: {0}")]
+    Runtime(std::io::Error),
+    /// Only root can do what an agent does.
+    #[error("fleet needs root here: it makes namespaces, taps and control groups; run it with sudo")]
+    NotRoot,
+}
+
+/// Runs a controller until it is told to end. With `background`, detaches from the caller's terminal first and says
+/// [`READY`], or why not, on standard output.
+///
+/// # Errors
+/// When it cannot start; nothing is left behind then.
+pub fn controller_main(config: Config, agent: Option<PathBuf>, background: bool) -> Result<(), DaemonError> {
+    if background {
+        // Fails only for a process that leads its group already, and then there is nothing to leave.
+        drop(nix::unistd::setsid());
+    }
+    let result = start(background).and_then(|runtime| runtime.block_on(controller(config, agent, background)));
+    if background && let Err(error) = &result {
+        println!("{error}");
+    }
+    result
+}
+
+/// Runs only the agent of this host until it is told to end.
+///
+/// # Errors
+/// When it cannot start.
+pub fn agent_main(config: Config, socket: Option<PathBuf>) -> Result<(), DaemonError> {
+    start(false)?.block_on(async {
+        let _lock = prepare(&config, "agent.lock")?;
+        let stop = CancellationToken::new();
+        let agent = Agent::start(agent_config(&config)).await?;
+        let socket = socket.unwrap_or_else(|| config.agent_socket());
+        let server = serve_agent(&config, Arc::clone(&agent), &socket, stop.clone())?;
+        tracing::info!(socket = %socket.display(), "agent serves");
+        signalled().await.map_err(DaemonError::Runtime)?;
+        stop.cancel();
+        server.ended().await;
+        agent.shutdown().await;
+        Ok(())
+    })
+}
+
+fn start(background: bool) -> Result<tokio::runtime::Runtime, DaemonError> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLEET_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,mongodb=warn,h2=warn,tower=warn"));
+    // A second subscriber is refused, and the first one is as good.
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(!background && crate::cli::stderr_is_terminal())
+            .try_init(),
+    );
+    // glibc gives each thread an arena of its own; few threads keep a daemon that mostly waits small.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(64)
+        .thread_name("fleet")
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)
+}
+
+async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -> Result<(), DaemonError> {
+    let _lock = prepare(&config, "controller.lock")?;
+    let store = Arc::new(store::Store::open(&config.state_dir.join(STORE_FILE))?);
+    let epoch = store.next_epoch()?;
+    let stop = CancellationToken::new();
+
+    let socket = remote.clone().unwrap_or_else(|| config.agent_socket());
+    let embedded = match remote {
+        Some(_) => None,
+        None => {
+            let agent = Agent::start(agent_config(&config)).await?;
+            let server = serve_agent(&config, Arc::clone(&agent), &socket, stop.clone())?;
+            Some((agent, server))
+        }
+    };
+    let agents = agents::Agents::connect(&socket)
+        .await
+        .map_err(|status| DaemonError::NoAgent { socket, reason: status.message().to_owned() })?;
+    let telemetry = telemetry::Telemetry::start(&config, agents.clone(), &stop).await;
+    let metrics_address = telemetry::serve_metrics(&config.metrics_address);
+
+    let shared = Arc::new(service::Shared {
+        agents,
+        plans: plans::Plans::new(Arc::clone(&store)),
+        store,
+        telemetry,
+        epoch,
+        metrics_address,
+        started_ms: crate::cli::now_ms(),
+        started_by_command: background,
+        stop: stop.clone(),
+    });
+    let server = local::serve(
+        &config.controller_socket(),
+        &config.group,
+        service::router(Arc::clone(&shared)),
+        "controller",
+        stop.clone(),
+    )?;
+    tracing::info!(epoch, socket = %config.controller_socket().display(), "controller serves");
+    if background {
+        println!("{READY}");
+        local::forget_stdout();
+    }
+    tokio::select! {
+        result = signalled() => result.map_err(DaemonError::Runtime)?,
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+    server.ended().await;
+    shared.telemetry.shutdown().await;
+    if let Some((agent, server)) = embedded {
+        server.ended().await;
+        agent.shutdown().await;
+    }
+    tracing::info!("controller ended; VMs go on");
+    Ok(())
+}
+
+fn serve_agent(
+    config: &Config,
+    agent: Arc<Agent>,
+    socket: &std::path::Path,
+    stop: CancellationToken,
+) -> Result<local::Server, DaemonError> {
+    Ok(local::serve(socket, &config.group, fleet_agent::router(agent), "agent", stop)?)
+}
+
+/// Makes the folders and takes the lock that keeps a second daemon away.
+fn prepare(config: &Config, lock: &str) -> Result<Flock<std::fs::File>, DaemonError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(DaemonError::NotRoot);
+    }
+    for path in [&config.run_dir, &config.state_dir, &config.ram_dir] {
+        local::make_dir(path).map_err(|source| DaemonError::Folder { path: path.clone(), source })?;
+    }
+    let path = config.run_dir.join(lock);
+    let file = std::fs::File::create(&path).map_err(|source| DaemonError::Folder { path: path.clone(), source })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| DaemonError::Held(path))
+}
+
+fn agent_config(config: &Config) -> AgentConfig {
+    AgentConfig {
+        host: config.host.clone(),
+        instance: config.instance.clone(),
+        run_dir: config.run_dir.clone(),
+        ram_dir: config.ram_dir.clone(),
+        state_dir: config.state_dir.clone(),
+        image_store: config.image_store.clone(),
+        netns_dir: "/run/netns".into(),
+        hypervisor: config.hypervisor.clone(),
+        sample_interval: std::time::Duration::from_secs(config.telemetry_interval_seconds.into()),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn signalled() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! The controller's memory: an embedded ACID store with the experiments that were asked for and a journal of
+//! operations. The truth about VMs is not here: the agents hold it.
+
+use std::path::Path;
+
+use fleet_proto::v1::{OperationSummary, Spec};
+use prost::Message;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use thiserror::Error;
+
+/// Experiment name -> [`Spec`].
+const SPECS: TableDefinition<&str, &[u8]> = TableDefinition::new("specs");
+/// Operation id -> its [`OperationSummary`], empty while it is under way.
+const OPERATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("operations");
+/// Order of arrival -> operation id: what is forgotten first.
+const ARRIVALS: TableDefinition<u64, &str> = TableDefinition::new("arrivals");
+/// Numbers of the controller itself.
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const EPOCH: &str = "epoch";
+const ARRIVED: &str = "arrived";
+
+/// Specs and journal are small: the default of 1 GiB would only ever be waste.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many finished operations are remembered, so that a repeated op id still finds its first outcome.
+const REMEMBERED: u64 = 10_000;
+
+/// Why the store could not serve.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The database says no.
+    #[error("the controller's store at {path}: {source}")]
+    Database {
+        /// The file.
+        path: String,
+        /// Its cause.
+        source: Box<redb::Error>,
+    },
+    /// A record is damaged.
+    #[error("the controller's store holds a record of `{key}` that does not decode ({source}); restore a backup")]
+    Record {
+        /// Its key.
+        key: String,
+        /// Its cause.
+        source: prost::DecodeError,
+    },
+}
+
+/// What the journal knows of an operation that is about to begin.
+#[derive(Debug, PartialEq)]
+pub enum Begun {
+    /// It is new and now in the journal.
+    New,
+    /// It was begun before and did not finish as far as the journal knows: to be done (again; it is idempotent).
+    Unfinished,
+    /// It ended before, and this was its outcome.
+    Finished(Box<OperationSummary>),
+}
+
+/// The open store. Calls block for a disk write at most.
+pub struct Store {
+    database: Database,
+    path: String,
+}
+
+impl Store {
+    /// Opens or creates the store.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is held by another controller.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| StoreError::Database { path: name.clone(), source: Box::new(error.into()) })?;
+        let store = Self { database, path: name };
+        store.write(|write| {
+            write.open_table(SPECS)?;
+            write.open_table(OPERATIONS)?;
+            write.open_table(ARRIVALS)?;
+            write.open_table(META)?;
+            Ok(())
+        })?;
+        Ok(store)
+    }
+
+    /// The next generation of the controller: higher than any before.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn next_epoch(&self) -> Result<u64, StoreError> {
+        self.write(|write| next(&mut write.open_table(META)?, EPOCH))
+    }
+
+    /// Remembers what is wanted of an experiment.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn put_spec(&self, spec: &Spec) -> Result<(), StoreError> {
+        let bytes = spec.encode_to_vec();
+        self.write(|write| {
+            write.open_table(SPECS)?.insert(spec.experiment.as_str(), bytes.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Forgets an experiment; `false` when there was none.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn remove_spec(&self, experiment: &str) -> Result<bool, StoreError> {
+        self.write(|write| Ok(write.open_table(SPECS)?.remove(experiment)?.is_some()))
+    }
+
+    /// What is wanted of one experiment.
+    ///
+    /// # Errors
+    /// When the store cannot be read or the record is damaged.
+    pub fn spec(&self, experiment: &str) -> Result<Option<Spec>, StoreError> {
+        let bytes = self.read(|read| Ok(read.open_table(SPECS)?.get(experiment)?.map(|value| value.value().to_vec())))?;
+        bytes.map(|bytes| decode(experiment, &bytes)).transpose()
+    }
+
+    /// All experiments that were asked for, by name.
+    ///
+    /// # Errors
+    /// When the store cannot be read or a record is damaged.
+    pub fn specs(&self) -> Result<Vec<Spec>, StoreError> {
+        let rows = self.read(|read| {
+            let table = read.open_table(SPECS)?;
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                rows.push((key.value().to_owned(), value.value().to_vec()));
+            }
+            Ok(rows)
+        })?;
+        rows.iter().map(|(key, bytes)| decode(key, bytes)).collect()
+    }
+
+    /// Writes an operation into the journal before it acts.
+    ///
+    /// # Errors
+    /// When the store cannot be written or the record is damaged.
+    pub fn begin(&self, op_id: &str) -> Result<Begun, StoreError> {
+        let known = self.write(|write| {
+            let mut operations = write.open_table(OPERATIONS)?;
+            if let Some(value) = operations.get(op_id)? {
+                return Ok(Some(value.value().to_vec()));
+            }
+            operations.insert(op_id, [].as_slice())?;
+            let arrived = next(&mut write.open_table(META)?, ARRIVED)?;
+            let mut arrivals = write.open_table(ARRIVALS)?;
+            arrivals.insert(arrived, op_id)?;
+            if let Some(oldest) = arrived.checked_sub(REMEMBERED)
+                && let Some(forgotten) = arrivals.remove(oldest)?
+            {
+                operations.remove(forgotten.value())?;
+            }
+            Ok(None)
+        })?;
+        match known {
+            None => Ok(Begun::New),
+            Some(bytes) if bytes.is_empty() => Ok(Begun::Unfinished),
+            Some(bytes) => Ok(Begun::Finished(Box::new(decode(op_id, &bytes)?))),
+        }
+    }
+
+    /// Writes the outcome of an operation into the journal.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn finish(&self, op_id: &str, summary: &OperationSummary) -> Result<(), StoreError> {
+        let bytes = summary.encode_to_vec();
+        self.write(|write| {
+            write.open_table(OPERATIONS)?.insert(op_id, bytes.as_slice())?;
+            Ok(())
+        })
+    }
+
+    fn write<T>(&self, act: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let run = || {
+            let transaction = self.database.begin_write()?;
+            let value = act(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        run().map_err(|source| self.error(source))
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let run = || look(&self.database.begin_read()?);
+        run().map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: redb::Error) -> StoreError {
+        StoreError::Database { path: self.path.clone(), source: Box::new(source) }
+    }
+}
+
+/// Counts a number of the controller up and gives the new value; the first is 1.
+fn next(meta: &mut redb::Table<'_, &str, u64>, name: &str) -> Result<u64, redb::Error> {
+    let value = meta.get(name)?.map_or(0, |value| value.value()) + 1;
+    meta.insert(name, value)?;
+    Ok(value)
+}
+
+fn decode<M: Message + Default>(key: &str, bytes: &[u8]) -> Result<M, StoreError> {
+    M::decode(bytes).map_err(|source| StoreError::Record { key: key.to_owned(), source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn every_opening_has_a_higher_epoch() {
+        let (dir, store) = store();
+        assert_eq!(store.next_epoch().unwrap(), 1);
+        drop(store);
+        let store = Store::open(&dir.path().join("store.redb")).unwrap();
+        assert_eq!(store.next_epoch().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_repeated_operation_finds_its_first_outcome() {
+        let (_dir, store) = store();
+        assert_eq!(store.begin("a").unwrap(), Begun::New);
+        assert_eq!(store.begin("a").unwrap(), Begun::Unfinished);
+        let summary = OperationSummary { targets: 3, ..OperationSummary::default() };
+        store.finish("a", &summary).unwrap();
+        assert_eq!(store.begin("a").unwrap(), Begun::Finished(Box::new(summary)));
+    }
+
+    #[test]
+    fn specs_come_back_as_they_were_put() {
+        let (_dir, store) = store();
+        let spec = Spec { experiment: "hello".into(), source: "lan a".into(), ..Spec::default() };
+        store.put_spec(&spec).unwrap();
+        assert_eq!(store.spec("hello").unwrap(), Some(spec.clone()));
+        assert_eq!(store.specs().unwrap(), vec![spec]);
+        assert!(store.remove_spec("hello").unwrap());
+        assert!(!store.remove_spec("hello").unwrap());
+        assert_eq!(store.spec("hello").unwrap(), None);
+    }
+
+    #[test]
+    fn a_second_controller_on_one_store_is_refused() {
+        let (dir, _store) = store();
+        assert!(matches!(Store::open(&dir.path().join("store.redb")), Err(StoreError::Database { .. })));
+    }
+}

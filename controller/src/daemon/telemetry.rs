@@ -1,0 +1,313 @@
+//! Telemetry in the controller: samples and events come from the agents and go to MongoDB; questions go the other way.
+//! Nothing here is ever waited for by an operation.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fleet_proto::v1::{
+    EventAcknowledgement, TelemetryBatch, TelemetryQueryRequest, TelemetryRequest, TelemetryRows, TelemetryStatus,
+};
+use fleet_telemetry_db::{
+    NotConnected, Query, QueryError, Selection, ServerConfig, ServerSupervisor, TelemetrySink, VmNames, Writer, WriterConfig,
+};
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::agents::Agents;
+use super::plans::Target;
+use super::service::Shared;
+use crate::config::Config;
+
+/// Between two tries to reach an agent whose stream broke.
+const RETRY: Duration = Duration::from_secs(2);
+/// What is still in the queue when the controller ends may take so long.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// A query that takes longer is given up.
+const QUERY_DEADLINE: Duration = Duration::from_secs(30);
+/// Acknowledgements and batches under way.
+const QUEUE: usize = 64;
+
+/// Which samples and events somebody asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    experiment: Option<String>,
+    vms: Vec<VmNames>,
+}
+
+impl Wanted {
+    fn has(&self, experiment: &str, vm: &str) -> bool {
+        self.experiment.as_deref().is_none_or(|wanted| wanted == experiment)
+            && (self.vms.is_empty() || self.vms.iter().any(|names| contains(names, vm)))
+    }
+
+    /// What is wanted of a batch; `None` when nothing is.
+    fn select(&self, mut batch: TelemetryBatch, events_only: bool) -> Option<TelemetryBatch> {
+        batch.events.retain(|event| self.has(&event.experiment, &event.vm));
+        batch.vms.retain(|vm| !events_only && self.has(&vm.experiment, &vm.vm));
+        batch.ports.retain(|port| !events_only && self.has(&port.experiment, &port.vm));
+        batch.hosts.retain(|_| !events_only && self.experiment.is_none());
+        let empty = batch.events.is_empty() && batch.vms.is_empty() && batch.ports.is_empty() && batch.hosts.is_empty();
+        (!empty).then_some(batch)
+    }
+}
+
+/// The controller's telemetry.
+pub struct Telemetry {
+    parts: Option<Parts>,
+    agents: Agents,
+}
+
+struct Parts {
+    server: ServerSupervisor,
+    writer: Writer,
+}
+
+impl Telemetry {
+    /// Starts the server where fleet runs one, the writer, and what feeds it. Returns at once.
+    pub async fn start(config: &Config, agents: Agents, stop: &CancellationToken) -> Self {
+        if !config.telemetry {
+            return Self { parts: None, agents };
+        }
+        let local = ServerConfig::local(config.state_dir.join("mongo"));
+        let server = ServerSupervisor::start(ServerConfig { uri: config.mongodb.clone(), ..local });
+        let writer = Writer::start(WriterConfig::default(), server.state());
+        for task in [tokio::spawn(samples(agents.clone(), writer.sink(), stop.clone())), tokio::spawn(events(agents.clone(), writer.sink(), stop.clone()))] {
+            // They end with the token; nobody needs to wait for them.
+            drop(task);
+        }
+        Self { parts: Some(Parts { server, writer }), agents }
+    }
+
+    /// How it is.
+    pub fn status(&self) -> TelemetryStatus {
+        let Some(parts) = &self.parts else {
+            return TelemetryStatus { reason: "switched off by --no-telemetry or the configuration".into(), ..TelemetryStatus::default() };
+        };
+        let status = parts.writer.status().borrow().clone();
+        TelemetryStatus {
+            on: status.on,
+            server: status.server,
+            reason: status.reason,
+            written: status.written,
+            dropped: status.dropped,
+            connected: status.connected,
+        }
+    }
+
+    /// Rows of what was measured.
+    ///
+    /// # Errors
+    /// When the question is wrong, or the server does not answer.
+    pub async fn query(
+        &self,
+        request: TelemetryQueryRequest,
+        wanted: Wanted,
+    ) -> Result<impl Stream<Item = Result<TelemetryRows, Status>> + Send + use<>, Status> {
+        let off = || Status::failed_precondition(format!("telemetry is off: {}", self.status().reason));
+        let parts = self.parts.as_ref().ok_or_else(off)?;
+        let selection = Selection { experiment: wanted.experiment, hosts: Vec::new(), vms: wanted.vms };
+        let query = Query::from_request(&request, selection).map_err(query_failed)?;
+        let database = parts.writer.database().map_err(|error: NotConnected| Status::unavailable(error.to_string()))?;
+        let rows = query.run(&database, QUERY_DEADLINE).await.map_err(query_failed)?;
+        Ok(rows.into_messages().map(|rows| rows.map_err(query_failed)))
+    }
+
+    /// What comes from now on.
+    pub fn tail(&self, events_only: bool, wanted: Wanted) -> impl Stream<Item = Result<TelemetryBatch, Status>> + Send + use<> {
+        let mut client = self.agents.client();
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            let mut batches = match client.telemetry(TelemetryRequest {}).await {
+                Ok(batches) => batches.into_inner(),
+                Err(status) => return drop(sender.send(Err(status)).await),
+            };
+            loop {
+                let batch = tokio::select! {
+                    () = sender.closed() => return,
+                    batch = batches.message() => batch,
+                };
+                let batch = match batch.transpose() {
+                    Some(Ok(batch)) => match wanted.select(batch, events_only) {
+                        Some(batch) => Ok(batch),
+                        None => continue,
+                    },
+                    Some(Err(status)) => Err(status),
+                    None => return,
+                };
+                if sender.send(batch).await.is_err() {
+                    return;
+                }
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+
+    /// Writes what is in the queue, within a deadline, and ends the server that fleet runs.
+    pub async fn shutdown(&self) {
+        let Some(parts) = &self.parts else { return };
+        let flushed = parts.writer.shutdown(FLUSH_DEADLINE).await;
+        if !flushed.complete {
+            tracing::warn!(dropped = flushed.dropped, events = flushed.events_pending, "telemetry was lost at the end");
+        }
+        if let Err(error) = parts.server.stop().await {
+            tracing::warn!(%error, "the telemetry server did not end in order");
+        }
+    }
+}
+
+fn query_failed(error: QueryError) -> Status {
+    match error {
+        QueryError::Database { .. } => Status::unavailable(error.to_string()),
+        QueryError::Deadline { .. } => Status::deadline_exceeded(error.to_string()),
+        _ => Status::invalid_argument(error.to_string()),
+    }
+}
+
+/// Feeds the writer with samples, best effort, until told to stop.
+async fn samples(agents: Agents, sink: TelemetrySink, stop: CancellationToken) {
+    let feed = async || -> Result<(), Status> {
+        let mut batches = agents.client().telemetry(TelemetryRequest {}).await?.into_inner();
+        while let Some(mut batch) = batches.message().await? {
+            // Events go the acknowledged way.
+            batch.events.clear();
+            sink.offer(batch);
+        }
+        Ok(())
+    };
+    keep_feeding("samples", feed, stop).await;
+}
+
+/// Feeds the writer with events; an agent keeps each one until the writer has taken it.
+async fn events(agents: Agents, sink: TelemetrySink, stop: CancellationToken) {
+    let feed = async || -> Result<(), Status> {
+        let (acknowledge, acknowledged) = mpsc::channel(QUEUE);
+        let mut batches = agents.client().events(ReceiverStream::new(acknowledged)).await?.into_inner();
+        while let Some(batch) = batches.message().await? {
+            let ids = batch.events.iter().map(|event| event.id.clone()).collect();
+            sink.offer(batch);
+            if acknowledge.send(EventAcknowledgement { ids }).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    keep_feeding("events", feed, stop).await;
+}
+
+async fn keep_feeding(what: &str, feed: impl AsyncFn() -> Result<(), Status>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            ended = feed() => if let Err(status) = ended {
+                tracing::debug!(what, reason = status.message(), "an agent's stream broke");
+            },
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Serves the metrics for Prometheus. Gives the address; empty when that is not possible, which stops nothing.
+pub fn serve_metrics(address: &str) -> String {
+    let Ok(wanted) = address.parse::<SocketAddr>() else {
+        tracing::warn!(address, "not an address for metrics; give it as address:port");
+        return String::new();
+    };
+    // The exporter does not tell which port it got for 0: find a free one first.
+    let found = std::net::TcpListener::bind(wanted).and_then(|listener| listener.local_addr());
+    let installed = found.map_err(|error| error.to_string()).and_then(|free| {
+        let builder = metrics_exporter_prometheus::PrometheusBuilder::new().with_http_listener(free);
+        builder.install().map(|()| free).map_err(|error| error.to_string())
+    });
+    match installed {
+        Ok(address) => {
+            fleet_telemetry_db::metric_definitions::describe();
+            address.to_string()
+        }
+        Err(error) => {
+            tracing::warn!(address, error, "no metrics for Prometheus here; set `metrics_address` to a free one");
+            String::new()
+        }
+    }
+}
+
+impl Shared {
+    /// Which samples a target means. Telemetry outlives its experiment, so a target of one that is down is taken by
+    /// its words: `hello`, `hello.alice`, `hello.web[3]`, `hello.web[0..10]`.
+    pub fn selected(&self, target: &str) -> Wanted {
+        if target.is_empty() {
+            return Wanted::default();
+        }
+        match self.plans.resolve(target) {
+            Ok(found) => Wanted { experiment: Some(found.experiment.clone()), vms: names(&found) },
+            Err(_) => {
+                let (experiment, rest) = target.split_once('.').unwrap_or((target, ""));
+                let vms = if rest.is_empty() { Vec::new() } else { vec![by_words(rest)] };
+                Wanted { experiment: Some(experiment.to_owned()), vms }
+            }
+        }
+    }
+}
+
+/// The ranges of a target in the words of a query.
+fn names(target: &Target) -> Vec<VmNames> {
+    let ranges = target.ranges.iter().filter_map(|range| {
+        let group = target.plan.group(range.group)?;
+        Some(match (group.is_array, range.first == group.first && range.count == group.count) {
+            (false, _) => VmNames::Name(group.path),
+            (true, true) => VmNames::Group(group.path),
+            (true, false) => VmNames::Range { group: group.path, first: range.first, count: range.count },
+        })
+    });
+    ranges.collect()
+}
+
+/// The VMs of a part of a path, by its words alone.
+fn by_words(part: &str) -> VmNames {
+    let name = || VmNames::Name(part.to_owned());
+    let Some((group, index)) = part.strip_suffix(']').and_then(|part| part.rsplit_once('[')) else { return name() };
+    if index == "*" {
+        return VmNames::Group(group.to_owned());
+    }
+    let range = index.split_once("..").and_then(|(first, until)| Some((first.parse().ok()?, until.parse::<u32>().ok()?)));
+    match range {
+        Some((first, until)) => VmNames::Range { group: group.to_owned(), first, count: until.saturating_sub(first) },
+        None => name(),
+    }
+}
+
+fn contains(names: &VmNames, vm: &str) -> bool {
+    let index = |group: &str| vm.strip_prefix(group)?.strip_prefix('[')?.strip_suffix(']')?.parse::<u32>().ok();
+    match names {
+        VmNames::Name(name) => name == vm,
+        VmNames::Group(group) => index(group).is_some(),
+        VmNames::Range { group, first, count } => {
+            index(group).and_then(|index| index.checked_sub(*first)).is_some_and(|offset| offset < *count)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_of_what_is_down_is_taken_by_its_words() {
+        assert_eq!(by_words("alice"), VmNames::Name("alice".into()));
+        assert_eq!(by_words("web[3]"), VmNames::Name("web[3]".into()));
+        assert_eq!(by_words("web[*]"), VmNames::Group("web".into()));
+        assert_eq!(by_words("web[2..5]"), VmNames::Range { group: "web".into(), first: 2, count: 3 });
+    }
+
+    #[test]
+    fn a_range_has_its_vms_and_no_others() {
+        let range = by_words("web[2..5]");
+        assert!(contains(&range, "web[2]") && contains(&range, "web[4]"));
+        assert!(!contains(&range, "web[5]") && !contains(&range, "webs[3]") && !contains(&range, "web"));
+    }
+}

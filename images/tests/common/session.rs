@@ -1,0 +1,129 @@
+//! The agent's end of the control channel, as simple as it can be: blocking, with a deadline on every wait.
+
+use std::{
+    collections::VecDeque,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use fleet_wire::{Decoder, ExecId, ToAgent, ToGuest, encode};
+
+/// A guest that says nothing for so long is broken, however busy the machine is.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// A session with the init of a guest.
+pub struct Session {
+    stream: UnixStream,
+    decoder: Decoder,
+    inbox: VecDeque<ToAgent>,
+    id: u64,
+}
+
+/// What a command did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Outcome {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+impl Session {
+    /// Attaches; repeats it when the guest says that it has only just opened the channel.
+    pub fn attach(stream: UnixStream, id: u64) -> Self {
+        let mut session = Self { stream, decoder: Decoder::default(), inbox: VecDeque::new(), id };
+        session.stream.write_all(&[0]).unwrap();
+        session.send(&ToGuest::Attach { session: id });
+        loop {
+            match session.next() {
+                ToAgent::Hello { session: theirs, .. } if theirs == id => return session,
+                ToAgent::Hello { .. } => session.send(&ToGuest::Attach { session: id }),
+                _ => {} // of an earlier session
+            }
+        }
+    }
+
+    /// Attaches again on the same stream; gives the Hello.
+    pub fn reattach(&mut self, id: u64) -> ToAgent {
+        self.id = id;
+        self.stream.write_all(&[0]).unwrap();
+        self.send(&ToGuest::Attach { session: id });
+        self.wait(|message| matches!(message, ToAgent::Hello { session, .. } if *session == id))
+    }
+
+    pub fn send(&mut self, message: &ToGuest) {
+        self.stream.write_all(&encode(message).unwrap()).unwrap();
+    }
+
+    /// Writes bytes that are no message.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The next message of any kind.
+    pub fn next(&mut self) -> ToAgent {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(message) = self.inbox.pop_front() {
+                return message;
+            }
+            let left = end.checked_duration_since(Instant::now()).expect("the guest says nothing");
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            let mut buffer = [0; 65536];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => panic!("the channel was closed"),
+                Ok(length) => self.inbox.extend(self.decoder.push::<ToAgent>(&buffer[..length])),
+                Err(error) => panic!("the guest says nothing: {error}"),
+            }
+        }
+    }
+
+    /// The next message that fits; others are dropped.
+    pub fn wait(&mut self, fits: impl Fn(&ToAgent) -> bool) -> ToAgent {
+        loop {
+            let message = self.next();
+            if fits(&message) {
+                return message;
+            }
+        }
+    }
+
+    pub fn start(&mut self, id: ExecId, argv: &[&str], tty: Option<(u16, u16)>) {
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        self.send(&ToGuest::Exec { id, argv, env: Vec::new(), tty });
+    }
+
+    /// Runs a shell's line to its end.
+    pub fn shell(&mut self, line: &str) -> Outcome {
+        let id = 0xffff_0000;
+        self.start(id, &["/bin/sh", "-c", line], None);
+        self.finish(id)
+    }
+
+    /// Takes all output of a command, granting as it comes, until it ends.
+    pub fn finish(&mut self, wanted: ExecId) -> Outcome {
+        let mut outcome = Outcome::default();
+        loop {
+            let bytes = match self.next() {
+                ToAgent::Stdout { id, data } if id == wanted => {
+                    outcome.stdout.extend_from_slice(&data);
+                    data.len()
+                }
+                ToAgent::Stderr { id, data } if id == wanted => {
+                    outcome.stderr.extend_from_slice(&data);
+                    data.len()
+                }
+                ToAgent::Exited { id, code } if id == wanted => return Outcome { code, ..outcome },
+                ToAgent::ExecFailed { id, reason, .. } if id == wanted => panic!("not started: {reason}"),
+                _ => continue,
+            };
+            self.send(&ToGuest::Grant { id: wanted, bytes: u32::try_from(bytes).unwrap() });
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! `fleet.lock`: what has been given to whom, so that addresses never move.
+//!
+//! A text file with a section for each experiment and a line for each block, in a fixed order:
+//!
+//! ```text
+//! version 1
+//! [hello]
+//! host office/alice 16
+//! net office 10.0.0.0/24
+//! vni office 1
+//! ```
+//!
+//! `net` and `link` are blocks of prefixes, `vni` ordinals, `host` host numbers on a lan. An array's line ends in its bounds: `[0..16][0..4]` is a block for 16
+//! instances of 4 elements, in that order. A declaration may have several lines: it has outgrown the first. Lines are
+//! O(declarations), whatever the number of VMs. Keep the file beside the network files, under version control.
+
+use super::extents::{Extent, Extents};
+use super::prefix::Prefix;
+use hashbrown::{Equivalent, HashMap};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// What a block is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum BlockKind {
+    Host,
+    Link,
+    Net,
+    Vni,
+}
+
+impl BlockKind {
+    const ALL: [(BlockKind, &'static str); 4] = [
+        (BlockKind::Host, "host"),
+        (BlockKind::Link, "link"),
+        (BlockKind::Net, "net"),
+        (BlockKind::Vni, "vni"),
+    ];
+
+    fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(k, _)| *k == self).map_or("", |(_, w)| w)
+    }
+
+    fn has_prefix(self) -> bool {
+        matches!(self, BlockKind::Link | BlockKind::Net)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Key {
+    kind: BlockKind,
+    path: Box<str>,
+}
+
+#[derive(Hash)]
+struct KeyRef<'a> {
+    kind: BlockKind,
+    path: &'a str,
+}
+
+impl Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.kind == key.kind && *self.path == *key.path
+    }
+}
+
+/// The blocks of one experiment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Section {
+    blocks: HashMap<Key, Extents>,
+}
+
+impl Section {
+    pub(crate) fn get(&self, kind: BlockKind, path: &str) -> Option<&Extents> {
+        self.blocks.get(&KeyRef { kind, path })
+    }
+
+    pub(crate) fn set(&mut self, kind: BlockKind, path: &str, extents: Extents) {
+        match self.blocks.get_mut(&KeyRef { kind, path }) {
+            Some(old) => *old = extents,
+            None => drop(self.blocks.insert(Key { kind, path: path.into() }, extents)),
+        }
+    }
+
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (BlockKind, &str, &Extents)> {
+        self.blocks.iter().map(|(k, e)| (k.kind, &*k.path, e))
+    }
+
+    /// How many declarations have blocks.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether nothing has a block.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Keeps only the blocks for which `keep` (given the line's words `kind path`) says so.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(BlockKind, &str) -> bool) {
+        self.blocks.retain(|k, _| keep(k.kind, &k.path));
+    }
+}
+
+/// Why a lock file cannot be read. Nothing is guessed: a wrong lock would move addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("fleet.lock line {line}: {problem}; restore the file from version control, or remove that line to have its block given anew")]
+pub struct LockError {
+    /// Line, from 1.
+    pub line: u32,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// The contents of a `fleet.lock`. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lock {
+    sections: BTreeMap<String, Arc<Section>>,
+}
+
+impl Lock {
+    /// Reads a lock file. An empty text is an empty lock.
+    pub fn parse(text: &str) -> Result<Lock, LockError> {
+        let mut lock = Lock::default();
+        let mut current: Option<(String, Section)> = None;
+        for (number, line) in text.lines().enumerate() {
+            let fail = |problem: String| LockError { line: number as u32 + 1, problem };
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if let Some(version) = line.strip_prefix("version ") {
+                if version.trim() != "1" {
+                    return Err(fail(format!("version {} is not known to this fleet", version.trim())));
+                }
+                continue;
+            }
+            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                if let Some((name, section)) = current.take() {
+                    lock.sections.insert(name, Arc::new(section));
+                }
+                if lock.sections.contains_key(name) {
+                    return Err(fail(format!("there is a second section [{name}]")));
+                }
+                current = Some((name.to_owned(), Section::default()));
+                continue;
+            }
+            let Some((_, section)) = &mut current else {
+                return Err(fail("a block before the first [experiment]".to_owned()));
+            };
+            let (key, extent) = parse_block(line).ok_or_else(|| fail(format!("cannot read `{line}`")))?;
+            section.blocks.entry(key).or_default().0.push(extent);
+        }
+        if let Some((name, section)) = current {
+            lock.sections.insert(name, Arc::new(section));
+        }
+        Ok(lock)
+    }
+
+    /// The names of the experiments that have a section.
+    pub fn experiments(&self) -> impl Iterator<Item = &str> {
+        self.sections.keys().map(String::as_str)
+    }
+
+    /// The section of an experiment.
+    pub fn section(&self, experiment: &str) -> Option<&Arc<Section>> {
+        self.sections.get(experiment)
+    }
+
+    /// Puts in or replaces the section of an experiment.
+    pub fn set_section(&mut self, experiment: &str, section: Arc<Section>) {
+        self.sections.insert(experiment.to_owned(), section);
+    }
+
+    /// Removes the section of an experiment: its next plan gets new addresses.
+    pub fn remove_section(&mut self, experiment: &str) -> Option<Arc<Section>> {
+        self.sections.remove(experiment)
+    }
+
+    /// A lock with the section of one experiment only: what an agent needs to compile it to the same addresses.
+    pub fn only(&self, experiment: &str) -> Lock {
+        let sections = self.sections.get_key_value(experiment).map(|(k, v)| (k.clone(), v.clone()));
+        Lock { sections: sections.into_iter().collect() }
+    }
+
+    /// Takes over every section of another lock; sections of both are the other's afterwards.
+    pub fn merge(&mut self, other: &Lock) {
+        self.sections.extend(other.sections.iter().map(|(k, v)| (k.clone(), v.clone())));
+    }
+}
+
+impl std::str::FromStr for Lock {
+    type Err = LockError;
+
+    fn from_str(text: &str) -> Result<Lock, LockError> {
+        Lock::parse(text)
+    }
+}
+
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# fleet.lock: addresses that never move. Written by fleet; keep it beside the network files.")?;
+        writeln!(f, "version 1")?;
+        for (name, section) in &self.sections {
+            writeln!(f, "\n[{name}]")?;
+            let mut blocks: Vec<_> = section.blocks.iter().collect();
+            blocks.sort_unstable_by_key(|(key, _)| *key);
+            for (key, extents) in blocks {
+                for extent in &extents.0 {
+                    write!(f, "{} {} ", key.kind.word(), key.path)?;
+                    match key.kind.has_prefix() {
+                        true => write!(f, "{}/{}", std::net::Ipv4Addr::from(extent.base), extent.len)?,
+                        false => write!(f, "{}", extent.base)?,
+                    }
+                    for (i, (from, until)) in extent.bounds.iter().enumerate() {
+                        write!(f, "{}[{from}..{until}]", if i == 0 { " " } else { "" })?;
+                    }
+                    writeln!(f)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_block(line: &str) -> Option<(Key, Extent)> {
+    let mut words = line.split_ascii_whitespace();
+    let (kind, path, base) = (words.next()?, words.next()?, words.next()?);
+    let kind = BlockKind::ALL.iter().find(|(_, w)| *w == kind)?.0;
+    let (base, len) = if kind.has_prefix() {
+        let prefix: Prefix = base.parse().ok()?;
+        (prefix.first(), prefix.len())
+    } else {
+        (base.parse().ok()?, 0)
+    };
+    if kind.has_prefix() && len == 0 {
+        return None;
+    }
+    let bounds = words.next().map_or(Some(Vec::new()), parse_bounds)?;
+    let extent = Extent { base, len, bounds: bounds.into_boxed_slice() };
+    (words.next().is_none() && extent.end() <= 1 << 32).then(|| (Key { kind, path: path.into() }, extent))
+}
+
+fn parse_bounds(text: &str) -> Option<Vec<(u32, u32)>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    inner
+        .split("][")
+        .map(|pair| {
+            let (from, until) = pair.split_once("..")?;
+            let pair: (u32, u32) = (from.parse().ok()?, until.parse().ok()?);
+            (pair.0 < pair.1).then_some(pair)
+        })
+        .collect()
+}

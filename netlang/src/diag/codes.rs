@@ -1,0 +1,91 @@
+//! The codes of diagnostics. A code keeps its meaning for ever; each has a page in `docs/errors`.
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal;)*) => {
+        $($(#[doc = $doc])* pub const $name: &str = $code;)*
+        /// Every code with its page.
+        pub(crate) const PAGES: &[(&str, &str)] =
+            &[$(($code, include_str!(concat!("../../../docs/errors/", $code, ".md"))),)*];
+    };
+}
+
+codes! {
+    /// A character or word that the language does not have.
+    STRAY = "E0001";
+    /// A text without its closing quote.
+    OPEN_TEXT = "E0002";
+    /// A number, unit or address that cannot be read.
+    BAD_NUMBER = "E0003";
+    /// A bracket or block without its end.
+    UNCLOSED = "E0004";
+    /// A closing brace without its block.
+    UNMATCHED = "E0005";
+    /// A word where another was expected.
+    UNEXPECTED = "E0006";
+    /// Too deep or too long to be meant.
+    TOO_DEEP = "E0007";
+    /// A language version that this fleet does not know.
+    VERSION = "E0008";
+    /// Part of the language, not of this version of fleet.
+    NOT_YET = "E0099";
+    /// A keyword or property that does not exist.
+    UNKNOWN_WORD = "E0101";
+    /// A name that nothing was given.
+    UNKNOWN_NAME = "E0102";
+    /// A name that was given twice.
+    DUPLICATE = "E0103";
+    /// A name of the wrong kind.
+    WRONG_KIND = "E0104";
+    /// An index that is missing, superfluous or out of range.
+    BAD_INDEX = "E0105";
+    /// Something required is missing.
+    MISSING = "E0106";
+    /// A property that was given twice.
+    REPEATED = "E0107";
+    /// A statement about nothing.
+    NOTHING = "E0108";
+    /// Values or modules that need themselves.
+    CYCLE = "E0109";
+    /// The words after a keyword do not fit.
+    BAD_WORDS = "E0201";
+    /// Operands that do not go together.
+    BAD_OPERANDS = "E0202";
+    /// A value outside of its bounds.
+    OUT_OF_BOUNDS = "E0203";
+    /// Not one of the words that are possible.
+    NOT_A_CHOICE = "E0204";
+    /// A value of the wrong type or unit.
+    WRONG_TYPE = "E0205";
+    /// A range that is empty or reversed.
+    BAD_RANGE = "E0206";
+    /// Overlapping prefixes.
+    OVERLAP = "E0301";
+    /// Two ends with one address.
+    DUPLICATE_ADDRESS = "E0302";
+    /// A host number outside of the prefix.
+    OUTSIDE_PREFIX = "E0303";
+    /// A group larger than its lan.
+    TOO_LARGE_FOR_LAN = "E0304";
+    /// A pool without room.
+    POOL_EMPTY = "E0305";
+    /// A lan that outgrew the prefix the lock holds for it.
+    CANNOT_GROW = "E0306";
+    /// A prefix that cannot be.
+    BAD_PREFIX = "E0307";
+    /// A link that cannot be.
+    BAD_LINK = "E0401";
+    /// More ports than a bridge has.
+    BRIDGE_PORTS = "E0407";
+    /// Several routers, no word on which is the gateway.
+    AMBIGUOUS_GATEWAY = "E0501";
+    /// A gateway that is not on the lan.
+    GATEWAY_ELSEWHERE = "E0502";
+    /// More than fleet plans.
+    TOO_LARGE = "E0601";
+    /// A check that must reach and does not.
+    CHECK_UNREACHABLE = "E0801";
+    /// A check that must not reach and does.
+    CHECK_REACHABLE = "E0802";
+    /// A VM without a network.
+    NO_NETWORK = "W0301";
+}

@@ -1,0 +1,211 @@
+//! What `fleet plan` shows: sums, segments, groups as ranges. Its size goes with the declarations, not the VMs.
+
+use super::{HypervisorKind, LinkId, Plan, RouterKind, SegmentId};
+use crate::address::prefix::Prefix;
+use serde::Serialize;
+use std::net::Ipv4Addr;
+
+/// A plan in ranges; serialize it for `fleet plan --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlanSummary {
+    /// The experiment's name.
+    pub experiment: String,
+    /// Sums over everything.
+    pub totals: Totals,
+    /// Groups of VMs.
+    pub groups: Vec<GroupSummary>,
+    /// Segments.
+    pub segments: Vec<SegmentSummary>,
+    /// Routers.
+    pub routers: Vec<RouterSummary>,
+    /// Links.
+    pub links: Vec<LinkSummary>,
+    /// The text of the `check` lines.
+    pub checks: Vec<String>,
+}
+
+/// Sums over a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Totals {
+    /// VMs.
+    pub vms: u64,
+    /// Virtual processors.
+    pub cpus: u64,
+    /// Memory of the VMs whose memory the file gives, in bytes.
+    pub memory: u64,
+    /// VMs whose memory hypervisor and image decide.
+    pub vms_of_default_memory: u64,
+    /// Groups.
+    pub groups: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Ports on segments.
+    pub ports: u64,
+    /// Routers.
+    pub routers: u64,
+    /// Links.
+    pub links: u64,
+}
+
+/// Addresses of a group on one of its NICs: the lowest and the highest, and on how many segments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Interval {
+    /// The first segment's name.
+    pub segment: String,
+    /// How many segments the group is spread over.
+    pub segments: u32,
+    /// Lowest address.
+    pub first: Ipv4Addr,
+    /// Highest address.
+    pub last: Ipv4Addr,
+}
+
+/// A group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupSummary {
+    /// `web[0..300]`, or `alice`.
+    pub name: String,
+    /// How many VMs.
+    pub count: u32,
+    /// What must run them, if the file says so.
+    pub hypervisor: Option<HypervisorKind>,
+    /// Image.
+    pub image: String,
+    /// Virtual processors each.
+    pub cpu: u32,
+    /// Memory each, in bytes, if the file says so.
+    pub memory: Option<u64>,
+    /// Addresses, one entry a NIC.
+    pub addresses: Vec<Interval>,
+}
+
+/// A segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SegmentSummary {
+    /// Name.
+    pub name: String,
+    /// Prefix.
+    pub prefix: Prefix,
+    /// Address of the gateway, if there is one.
+    pub gateway: Option<Ipv4Addr>,
+    /// Ports, of VMs and routers.
+    pub ports: u32,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Largest packet, in bytes.
+    pub mtu: u16,
+}
+
+/// A router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouterSummary {
+    /// Name.
+    pub name: String,
+    /// What routes.
+    pub kind: RouterKind,
+    /// Addresses of its interfaces.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkSummary {
+    /// Name.
+    pub name: String,
+    /// Prefix.
+    pub prefix: Prefix,
+    /// The ends' routers.
+    pub routers: [String; 2],
+}
+
+impl Plan {
+    /// The plan in ranges.
+    pub fn summary(&self) -> PlanSummary {
+        let data = &self.data;
+        let mut ports: Vec<u32> =
+            (0..data.segments.len()).map(|s| data.segment_interfaces.of(s as u32).len() as u32).collect();
+        let mut totals = Totals {
+            groups: data.groups.len() as u64,
+            segments: data.segments.len() as u64,
+            routers: data.routers.len() as u64,
+            links: data.links.len() as u64,
+            ..Totals::default()
+        };
+        let groups = (0..data.groups.len()).map(|g| self.group_summary(g, &mut ports, &mut totals)).collect();
+        totals.ports = ports.iter().map(|p| u64::from(*p)).sum();
+        let name = |row: &super::rows::RouterRow| data.names.path(row.instance, row.decl, row.index);
+        PlanSummary {
+            experiment: data.experiment.clone(),
+            totals,
+            groups,
+            segments: self
+                .segments()
+                .zip(&ports)
+                .map(|(s, ports)| SegmentSummary {
+                    name: s.name,
+                    prefix: data.segments[s.id.0 as usize].prefix,
+                    gateway: s.gateway,
+                    ports: *ports,
+                    vni: s.vni,
+                    mtu: s.mtu,
+                })
+                .collect(),
+            routers: (0u32..)
+                .zip(&data.routers)
+                .map(|(id, row)| RouterSummary {
+                    name: name(row),
+                    kind: row.kind,
+                    addresses: data.interfaces_of(id).iter().map(|i| Ipv4Addr::from(i.ip)).collect(),
+                })
+                .collect(),
+            links: (0..data.links.len() as u32)
+                .filter_map(|id| self.link(LinkId(id)))
+                .map(|l| LinkSummary {
+                    prefix: data.links[l.id.0 as usize].prefix,
+                    routers: [l.a.0, l.b.0].map(|r| name(&data.routers[r.0 as usize])),
+                    name: l.name,
+                })
+                .collect(),
+            checks: data.checks.iter().map(|c| c.text.clone()).collect(),
+        }
+    }
+
+    fn group_summary(&self, group: usize, ports: &mut [u32], totals: &mut Totals) -> GroupSummary {
+        let data = &self.data;
+        let row = &data.groups[group];
+        let class = &data.classes[row.class as usize];
+        totals.vms += u64::from(row.count);
+        totals.cpus += u64::from(row.count) * u64::from(class.cpu);
+        match class.memory {
+            Some(bytes) => totals.memory = totals.memory.saturating_add(u64::from(row.count).saturating_mul(bytes)),
+            None => totals.vms_of_default_memory += u64::from(row.count),
+        }
+        let until = row.first + row.count;
+        let path = data.names.path(row.instance, row.decl, None);
+        let nics = row.first_nic..row.first_nic + u32::from(row.nic_count);
+        GroupSummary {
+            name: if row.is_array { format!("{path}[{}..{until}]", row.first) } else { path },
+            count: row.count,
+            hypervisor: class.hypervisor,
+            image: class.image.to_string(),
+            cpu: class.cpu,
+            memory: class.memory,
+            addresses: nics.filter_map(|nic| self.interval(nic, row.first..until, ports)).collect(),
+        }
+    }
+
+    /// The addresses of a NIC over its group, counting the ports on the way.
+    fn interval(&self, nic: u32, indices: std::ops::Range<u32>, ports: &mut [u32]) -> Option<Interval> {
+        let mut segments = hashbrown::HashSet::new();
+        let (mut lowest, mut highest, mut first_segment) = (u32::MAX, 0, u32::MAX);
+        for (segment, ip) in indices.filter_map(|i| self.data.nic_at(nic, i)) {
+            ports[segment as usize] += 1;
+            segments.insert(segment);
+            first_segment = first_segment.min(segment);
+            (lowest, highest) = (lowest.min(ip), highest.max(ip));
+        }
+        let segment = self.segment(SegmentId(first_segment))?.name;
+        let segments = segments.len() as u32;
+        Some(Interval { segment, segments, first: Ipv4Addr::from(lowest), last: Ipv4Addr::from(highest) })
+    }
+}

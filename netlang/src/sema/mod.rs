@@ -1,0 +1,231 @@
+//! Meaning: from the syntax tree to a plan.
+//!
+//! One pass after another over the columns of [`Data`]: declarations and shapes (`declare`), instances of modules
+//! (`instantiate`), then lans, groups, routers and links, then addresses (`allot`, `pools`), then the rules that need
+//! them (`verify`), gateways and checks. A pass reports what it finds and leaves out what it cannot work out, so
+//! that many errors come from one run and none of them is a consequence of another.
+
+mod allot;
+mod checks;
+mod clause;
+mod declare;
+mod eval;
+mod instantiate;
+mod lans;
+mod pools;
+mod refs;
+mod routers;
+mod value;
+mod verify;
+mod vms;
+
+use crate::address::extents::Extents;
+use crate::address::lock::{Lock, Section};
+use crate::address::prefix::Prefix;
+use crate::diag::{Diagnostic, Sink};
+use crate::plan::Plan;
+use crate::plan::rows::{Class, Data, Lists, On};
+use crate::source::Source;
+use crate::syntax::intern::Symbol;
+use crate::syntax::parser::parse;
+use crate::syntax::tree::{ExprId, StmtId, Tree};
+use hashbrown::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// What came of compiling a file.
+#[derive(Debug, Clone)]
+pub struct Compilation {
+    /// Errors and warnings, in the order of the text.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The plan; `None` if there is an error.
+    pub plan: Option<Plan>,
+    /// The lock with this experiment's blocks brought up to date; unchanged if there is an error.
+    pub lock: Lock,
+}
+
+impl Compilation {
+    /// Whether an error keeps the file from having a plan.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+}
+
+/// Checks a network file, gives addresses to everything and proves its `check` lines.
+///
+/// Pure: the same source and lock give the same plan everywhere.
+pub fn compile(source: &Source, lock: &Lock) -> Compilation {
+    let mut sink = Sink::default();
+    if u32::try_from(source.text.len()).is_err() {
+        let span = crate::source::Span::default();
+        sink.push(Diagnostic::error(crate::diag::codes::TOO_LARGE, "the file is larger than 4 GiB", span));
+        return Compilation { diagnostics: sink.finish(""), plan: None, lock: lock.clone() };
+    }
+    let mut tree = parse(&source.text, &mut sink);
+    let mut data = Data { experiment: source.name.clone(), ..Data::default() };
+    data.names.interner = std::mem::take(&mut tree.names);
+    let mut world = World::new(&source.text, tree, data, sink, lock);
+    world.run();
+    let World { sink, data, new_section, .. } = world;
+    let failed = sink.has_errors();
+    let mut new_lock = lock.clone();
+    if let Some(section) = new_section.filter(|_| !failed) {
+        new_lock.set_section(&source.name, Arc::new(section));
+    }
+    let plan = (!failed).then(|| Plan { data: Arc::new(data) });
+    Compilation { diagnostics: sink.finish(&source.text), plan, lock: new_lock }
+}
+
+/// All that the passes share.
+pub(crate) struct World<'a> {
+    text: &'a str,
+    tree: Tree,
+    data: Data,
+    sink: Sink,
+    lock: &'a Lock,
+    new_section: Option<Section>,
+
+    // Declarations.
+    module_of: HashMap<Symbol, u32>,
+    poisoned: HashSet<Symbol>,
+    defaults: Vec<(&'static str, StmtId)>,
+    links: Vec<declare::Loose>,
+    checks: Vec<declare::Loose>,
+    pools: Vec<declare::Loose>,
+
+    // Instances.
+    values: HashMap<(u32, u32), eval::Known>,
+    value_depth: u32,
+    class_of: Vec<u32>,
+    class_ids: HashMap<(u32, u32), u32>,
+    instance_classes: Vec<instantiate::InstanceClass>,
+    vms: u64,
+    too_large: bool,
+
+    // Rows, and what was said about them.
+    given_prefix: Vec<Option<Option<Prefix>>>,
+    class_rows: HashMap<Class, u32>,
+    nic_sources: Vec<vms::NicSource>,
+    poisoned_nics: HashSet<u32>,
+    attaches: Vec<routers::Attach>,
+    broken_routers: HashSet<u32>,
+    interface_words: Vec<ExprId>,
+    link_sources: Vec<routers::LinkSource>,
+    link_names: HashMap<(u32, String), StmtId>,
+
+    // Addresses.
+    lan_class: Vec<allot::LanClass>,
+    class_of_segment: Vec<u32>,
+    net_extents: Vec<Option<Extents>>,
+    vni_extents: Vec<Extents>,
+}
+
+impl<'a> World<'a> {
+    fn new(text: &'a str, tree: Tree, data: Data, sink: Sink, lock: &'a Lock) -> World<'a> {
+        World {
+            text,
+            tree,
+            data,
+            sink,
+            lock,
+            new_section: None,
+            module_of: HashMap::new(),
+            poisoned: HashSet::new(),
+            defaults: Vec::new(),
+            links: Vec::new(),
+            checks: Vec::new(),
+            pools: Vec::new(),
+            values: HashMap::new(),
+            value_depth: 0,
+            class_of: Vec::new(),
+            class_ids: HashMap::new(),
+            instance_classes: Vec::new(),
+            vms: 0,
+            too_large: false,
+            given_prefix: Vec::new(),
+            class_rows: HashMap::new(),
+            nic_sources: Vec::new(),
+            poisoned_nics: HashSet::new(),
+            attaches: Vec::new(),
+            broken_routers: HashSet::new(),
+            interface_words: Vec::new(),
+            link_sources: Vec::new(),
+            link_names: HashMap::new(),
+            lan_class: Vec::new(),
+            class_of_segment: Vec::new(),
+            net_extents: Vec::new(),
+            vni_extents: Vec::new(),
+        }
+    }
+
+    fn run(&mut self) {
+        self.declare();
+        self.instantiate();
+        if self.too_large {
+            return;
+        }
+        self.all_values();
+        self.lans();
+        self.groups();
+        self.routers();
+        self.links();
+        self.allot();
+        self.interfaces();
+        self.index_nics();
+        // Addresses are only known if everything before is right.
+        if self.sink.has_errors() && !self.addresses_known() {
+            return;
+        }
+        self.verify();
+        self.gateways();
+        if !self.sink.has_errors() {
+            self.check_lines();
+        } else {
+            self.check_names();
+        }
+    }
+
+    /// Evaluates what nothing may have asked for, for its errors.
+    fn all_values(&mut self) {
+        for instance in 0..self.data.names.instances.len() as u32 {
+            let module = self.data.names.instances[instance as usize].module;
+            for decl in 0..self.data.names.modules[module as usize].decls.len() as u32 {
+                let found = *self.data.names.decl(instance, decl);
+                if matches!(found.kind, crate::vocab::Kind::Let | crate::vocab::Kind::Param) {
+                    self.value_of(instance, decl, found.span);
+                }
+            }
+        }
+    }
+
+    /// Lists for each segment the NICs that may be on it.
+    fn index_nics(&mut self) {
+        let mut pairs: Vec<(u32, u32)> = Vec::with_capacity(self.data.nics.len());
+        for nic in 0..self.data.nics.len() as u32 {
+            let row = self.data.nics[nic as usize];
+            if let crate::plan::form::Form::Const(segment) = row.segment {
+                pairs.push((segment, nic));
+                continue;
+            }
+            let group = self.data.groups[row.group as usize];
+            let mut seen = HashSet::new();
+            for index in group.first..group.first + group.count {
+                if let Some(segment) = self.data.forms.value(row.segment, index)
+                    && seen.insert(segment)
+                {
+                    pairs.push((segment, nic));
+                }
+            }
+        }
+        self.data.segment_nics = Lists::from_pairs(self.data.segments.len(), &pairs);
+    }
+
+    /// Whether every segment and link has its prefix.
+    fn addresses_known(&self) -> bool {
+        let none = Prefix::new(0, 31);
+        self.data.segments.iter().all(|s| s.prefix.len() < 31)
+            && self.data.interfaces.iter().all(|i| match i.on {
+                On::Link(l) => self.data.links[l as usize].prefix != none,
+                On::Segment(_) => true,
+            })
+    }
+}

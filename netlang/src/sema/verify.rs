@@ -1,0 +1,270 @@
+//! Rules that need addresses: overlapping prefixes, duplicate addresses, hosts outside of their prefix, bridge ports.
+
+use super::World;
+use crate::address::prefix::Prefix;
+use crate::diag::{Diagnostic, codes};
+use crate::plan::form::Form;
+use crate::plan::rows::On;
+use crate::proof::Domains;
+use crate::source::Span;
+use crate::text::thousands;
+use hashbrown::HashMap;
+use std::net::Ipv4Addr;
+
+/// Ports of a Linux bridge: BR_MAX_PORTS of the kernel, less the one it cannot use.
+pub(crate) const MAX_PORTS: u64 = 1023;
+
+/// Who has host numbers `from..until` on a segment.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    from: u32,
+    until: u32,
+    /// Each VM has a number of its own.
+    injective: bool,
+    owner: Owner,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Interface(u32),
+    Nic(u32),
+}
+
+impl World<'_> {
+    /// Checks all that addresses must fulfil.
+    pub(crate) fn verify(&mut self) {
+        self.overlaps();
+        self.router_hosts();
+        self.duplicates();
+        self.bridge_ports();
+    }
+
+    /// Prefixes must not overlap where packets could take either.
+    fn overlaps(&mut self) {
+        let domains = Domains::of(&self.data);
+        let mut prefixes: Vec<(u32, Prefix, Option<u32>)> = Vec::new();
+        for (id, segment) in self.data.segments.iter().enumerate() {
+            prefixes.push((domains.of_segment(id as u32), segment.prefix, Some(id as u32)));
+        }
+        for link in &self.data.links {
+            prefixes.push((domains.of_router(link.routers[0]), link.prefix, None));
+        }
+        prefixes.sort_by_key(|(domain, prefix, _)| (*domain, prefix.first(), prefix.len()));
+        let mut widest: Option<(u32, Prefix, Option<u32>)> = None;
+        for it in prefixes {
+            if let Some(before) = widest
+                && before.0 == it.0
+                && before.1.overlaps(it.1)
+            {
+                self.overlap(before, it);
+            }
+            if widest.is_none_or(|w| w.0 != it.0 || it.1.last() > w.1.last()) {
+                widest = Some(it);
+            }
+        }
+        self.domains();
+    }
+
+    fn overlap(&mut self, before: (u32, Prefix, Option<u32>), it: (u32, Prefix, Option<u32>)) {
+        let describe = |world: &Self, id: Option<u32>| -> (String, Span, u32) {
+            match id {
+                Some(id) => {
+                    let row = world.data.segments[id as usize];
+                    // The place in the file: of an instance its own declaration.
+                    let span = match row.instance {
+                        0 => world.data.names.decl(row.instance, row.decl).span,
+                        instance => {
+                            let at = &world.data.names.instances[instance as usize];
+                            world.data.names.decl(at.parent, at.decl).span
+                        }
+                    };
+                    (world.data.names.path(row.instance, row.decl, row.index), span, id)
+                }
+                None => ("a link".to_owned(), Span::default(), u32::MAX),
+            }
+        };
+        let (mut a, mut b) = ((describe(self, before.2), before.1), (describe(self, it.2), it.1));
+        if a.0.1 > b.0.1 {
+            std::mem::swap(&mut a, &mut b);
+        }
+        let ((first_name, first_span, _), first_prefix) = a;
+        let ((name, span, _), prefix) = b;
+        let relation = match (first_prefix == prefix, prefix.len() > first_prefix.len()) {
+            (true, _) => "the same",
+            (_, true) => "inside it",
+            (_, false) => "around it",
+        };
+        self.sink.push(
+            Diagnostic::error(codes::OVERLAP, "overlapping subnets on one routed domain", span)
+                .label(format!("`{name}` is {prefix}, {relation}"))
+                .also(first_span, format!("`{first_name}` is {first_prefix}"))
+                .note("routers join both, so a packet to such an address could go either way")
+                .help("give one of them another prefix, or leave it out to have one chosen"),
+        );
+    }
+
+    /// Lans that overlap in separate domains get different MAC addresses, for whoever sees both.
+    fn domains(&mut self) {
+        let mut order: Vec<u32> = (0..self.data.segments.len() as u32).collect();
+        order.sort_by_key(|s| {
+            let row = &self.data.segments[*s as usize];
+            (row.prefix.first(), row.prefix.len(), row.vni)
+        });
+        let mut last: Option<u32> = None;
+        for id in order {
+            let row = self.data.segments[id as usize];
+            if last.is_some_and(|last| last >= row.prefix.first()) {
+                self.data.segments[id as usize].domain = (row.vni % 255 + 1) as u8;
+            }
+            last = Some(last.map_or(row.prefix.last(), |l| l.max(row.prefix.last())));
+        }
+    }
+
+    fn router_hosts(&mut self) {
+        for attach in &self.attaches {
+            let On::Segment(segment) = attach.on else { continue };
+            let prefix = self.data.segments[segment as usize].prefix;
+            if attach.host == 0 || u64::from(attach.host) > prefix.max_host_number() {
+                let span = self.tree.span(attach.word);
+                self.sink.push(
+                    Diagnostic::error(codes::OUTSIDE_PREFIX, format!("{prefix} has no host number {}", attach.host), span)
+                        .label(format!("host numbers go from 1 to {}", thousands(prefix.max_host_number()))),
+                );
+            }
+        }
+    }
+
+    /// No address twice on a segment.
+    fn duplicates(&mut self) {
+        for segment in 0..self.data.segments.len() as u32 {
+            let mut claims = self.claims(segment);
+            claims.sort_by_key(|c| (c.from, c.until));
+            let mut until = 0;
+            let mut doubtful = claims.iter().any(|c| !c.injective);
+            for claim in &claims {
+                doubtful |= claim.from < until;
+                until = until.max(claim.until);
+            }
+            if doubtful {
+                self.exact_duplicates(segment, &claims);
+            }
+        }
+    }
+
+    fn claims(&self, segment: u32) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for interface in self.data.segment_interfaces.of(segment) {
+            let host = self.data.interfaces[*interface as usize].ip - self.data.segments[segment as usize].prefix.first();
+            let owner = Owner::Interface(*interface);
+            claims.push(Claim { from: host, until: host + 1, injective: true, owner });
+        }
+        for nic in self.data.segment_nics.of(segment) {
+            if self.poisoned_nics.contains(nic) {
+                continue;
+            }
+            let row = self.data.nics[*nic as usize];
+            let group = self.data.groups[row.group as usize];
+            if group.count == 0 {
+                continue;
+            }
+            let last = group.first + group.count - 1;
+            let ends = (self.data.forms.value(row.host, group.first), self.data.forms.value(row.host, last));
+            let (Some(low), Some(high)) = ends else { continue };
+            let injective = matches!(row.host, Form::IndexPlus(_)) || group.count == 1;
+            claims.push(Claim { from: low.min(high), until: low.max(high) + 1, injective, owner: Owner::Nic(*nic) });
+        }
+        claims
+    }
+
+    fn exact_duplicates(&mut self, segment: u32, claims: &[Claim]) {
+        let mut seen: HashMap<u32, (Owner, u32)> = HashMap::new();
+        for claim in claims {
+            match claim.owner {
+                Owner::Interface(_) => {
+                    if let Some(other) = seen.insert(claim.from, (claim.owner, 0)) {
+                        self.duplicate(segment, claim.from, other, (claim.owner, 0));
+                    }
+                }
+                Owner::Nic(nic) => {
+                    let group = self.data.groups[self.data.nics[nic as usize].group as usize];
+                    for index in group.first..group.first + group.count {
+                        let Some((on, ip)) = self.data.nic_at(nic, index) else { continue };
+                        if on != segment {
+                            continue;
+                        }
+                        let host = ip - self.data.segments[segment as usize].prefix.first();
+                        if let Some(other) = seen.insert(host, (claim.owner, index)) {
+                            self.duplicate(segment, host, other, (claim.owner, index));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn duplicate(&mut self, segment: u32, host: u32, a: (Owner, u32), b: (Owner, u32)) {
+        let describe = |(owner, index): (Owner, u32)| match owner {
+            Owner::Interface(i) => {
+                let row = self.data.routers[self.data.interfaces[i as usize].router as usize];
+                let name = self.data.names.path(row.instance, row.decl, row.index);
+                (self.tree.span(self.interface_words[i as usize]), name)
+            }
+            Owner::Nic(nic) => {
+                let group = self.data.groups[self.data.nics[nic as usize].group as usize];
+                let source = self.nic_sources[nic as usize];
+                let span = self.tree.span(source.at.unwrap_or(source.lan));
+                (span, self.data.names.path(group.instance, group.decl, group.is_array.then_some(index)))
+            }
+        };
+        let (mut first, mut second) = (describe(a), describe(b));
+        if first.0 > second.0 {
+            std::mem::swap(&mut first, &mut second);
+        }
+        let ip = Ipv4Addr::from(self.data.segments[segment as usize].prefix.first() + host);
+        let mut it = Diagnostic::error(codes::DUPLICATE_ADDRESS, format!("`{}` and `{}` have the same address {ip}", first.1, second.1), second.0)
+            .label(format!("host number {host}"));
+        if first.0 != second.0 {
+            it = it.also(first.0, "the same here");
+        }
+        let help = match (a.0, b.0) {
+            (Owner::Interface(_), Owner::Interface(_)) => format!("`at {}` for one of them", host + 1),
+            _ => "another number after `at`, or none to have one chosen".to_owned(),
+        };
+        self.sink.push(it.help(help));
+    }
+
+    fn bridge_ports(&mut self) {
+        let mut ports: Vec<u64> =
+            (0..self.data.segments.len()).map(|s| self.data.segment_interfaces.of(s as u32).len() as u64).collect();
+        for nic in &self.data.nics {
+            let group = &self.data.groups[nic.group as usize];
+            match nic.segment {
+                Form::Const(segment) => ports[segment as usize] += u64::from(group.count),
+                form => {
+                    for index in group.first..group.first + group.count {
+                        if let Some(segment) = self.data.forms.value(form, index) {
+                            ports[segment as usize] += 1;
+                        }
+                    }
+                }
+            }
+        }
+        for (segment, ports) in ports.into_iter().enumerate().filter(|(_, p)| *p > MAX_PORTS) {
+            let row = self.data.segments[segment];
+            let decl = *self.data.names.decl(row.instance, row.decl);
+            let name = self.data.names.path(row.instance, row.decl, row.index);
+            let mut it = Diagnostic::error(
+                codes::BRIDGE_PORTS,
+                format!("{} ports on one bridge, the kernel's limit is {}", thousands(ports), thousands(MAX_PORTS)),
+                decl.span,
+            )
+            .label(format!("`{name}` is one bridge"));
+            let widest = self.data.segment_nics.of(segment as u32).iter().map(|n| self.data.nics[*n as usize].group);
+            if let Some(group) = widest.map(|g| self.data.groups[g as usize]).max_by_key(|g| g.count) {
+                let group_decl = self.data.names.decl(group.instance, group.decl);
+                it = it.also(group_decl.span, format!("{} of them", thousands(u64::from(group.count))));
+            }
+            self.sink.push(it.help(format!("split the lan: `lan part[i in 0..{}]`, and `on part[i mod {0}]`", ports.div_ceil(MAX_PORTS))));
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Groups of VMs: what they are, and which lan each NIC is on as a function of the index.
+
+use super::World;
+use super::clause::Clause;
+use super::eval::Env;
+use super::value::Value;
+use crate::diag::{Diagnostic, codes};
+use crate::plan::form::{Form, Op};
+use crate::plan::rows::{Class, NicRow};
+use crate::plan::HypervisorKind;
+use crate::syntax::intern::Symbol;
+use crate::syntax::tree::{BinaryOp, Expr, ExprId, StmtId};
+use crate::text::{nearest, thousands};
+use crate::vocab::{Kind, Ty};
+use std::sync::Arc;
+
+/// The image of VMs when the file says nothing.
+const DEFAULT_IMAGE: &str = "tiny";
+/// The least memory in which a kernel starts at all.
+const LEAST_MEMORY: u64 = 8 << 20;
+/// NICs that a VM has at most.
+const MAX_NICS: usize = 32;
+/// Elements of a group whose lan has no closed form: each takes a table entry.
+const MAX_TABLE: u32 = 1 << 20;
+
+/// A NIC row, and what is needed to give it host numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NicSource {
+    /// The word that names the lan.
+    pub(crate) lan: ExprId,
+    /// The word after `at`.
+    pub(crate) at: Option<ExprId>,
+    /// One of the segments it is on; all are of the same declaration.
+    pub(crate) segment: u32,
+}
+
+impl World<'_> {
+    /// Works out every group: class and NICs. Host numbers come later.
+    pub(crate) fn groups(&mut self) {
+        let block = Self::block_of("vm");
+        let default = self.defaults.iter().find(|(k, _)| *k == "vm").map(|(_, s)| *s);
+        let default = default.map(|s| self.class_clauses(s, block)).unwrap_or_default();
+        for group in 0..self.data.groups.len() {
+            let row = self.data.groups[group];
+            let stmt = self.data.names.decl(row.instance, row.decl).stmt;
+            let own = self.class_clauses(stmt, block);
+            let class = self.class(Env::of(row.instance), &own, &default);
+            self.data.groups[group].class = class;
+            self.data.groups[group].first_nic = self.data.nics.len() as u32;
+            self.nics(group as u32, stmt, block);
+            let nics = self.data.nics.len() as u32 - self.data.groups[group].first_nic;
+            self.data.groups[group].nic_count = nics as u16;
+        }
+    }
+
+    fn class_clauses(&self, stmt: StmtId, block: &'static [crate::vocab::Property]) -> ClassClauses {
+        let mut found = ClassClauses::default();
+        for child in self.tree.children(Some(stmt)) {
+            let Some(word) = self.tree.keyword(child).map(|k| self.data.names.interner.name(k)) else { continue };
+            let slot = match word {
+                "hypervisor" => &mut found.hypervisor,
+                "image" => &mut found.image,
+                "cpu" => &mut found.cpu,
+                "mem" => &mut found.memory,
+                _ => continue,
+            };
+            *slot = self.clause(child, block);
+        }
+        found
+    }
+
+    fn class(&mut self, env: Env, own: &ClassClauses, default: &ClassClauses) -> u32 {
+        // The default's values are those of the file, wherever they are used.
+        fn pick<'a>(own: &'a Option<Clause>, default: &'a Option<Clause>, env: Env) -> Option<(ExprId, Ty, Env)> {
+            let (clause, env) = match own {
+                Some(clause) => (clause, env),
+                None => (default.as_ref()?, Env::of(0)),
+            };
+            Some((clause.arg(0)?, clause.property.args[0].ty, env))
+        }
+        let hypervisor = pick(&own.hypervisor, &default.hypervisor, env)
+            .and_then(|(word, ty, _)| self.choice(word, ty, "hypervisor"))
+            .map(|kind| if kind == "uml" { HypervisorKind::Uml } else { HypervisorKind::Qemu });
+        let image = pick(&own.image, &default.image, env).and_then(|(word, _, _)| self.image_name(word));
+        let cpu = pick(&own.cpu, &default.cpu, env).and_then(|(word, ty, env)| self.want_int(env, word, ty, "cpu"));
+        let memory = pick(&own.memory, &default.memory, env).and_then(|(word, ty, env)| self.memory(env, word, ty));
+        let class = Class {
+            hypervisor,
+            image: image.unwrap_or_else(|| Arc::from(DEFAULT_IMAGE)),
+            cpu: cpu.unwrap_or(1) as u32,
+            memory,
+        };
+        if let Some(id) = self.class_rows.get(&class) {
+            return *id;
+        }
+        let id = self.data.classes.len() as u32;
+        self.data.classes.push(class.clone());
+        self.class_rows.insert(class, id);
+        id
+    }
+
+    fn memory(&mut self, env: Env, word: ExprId, ty: Ty) -> Option<u64> {
+        let Value::Size(bytes) = self.want(env, word, ty, "mem")? else { return None };
+        if bytes < LEAST_MEMORY {
+            self.sink.push(
+                Diagnostic::error(codes::OUT_OF_BOUNDS, "this is too little memory to boot", self.tree.span(word))
+                    .label("at least 8MiB"),
+            );
+            return None;
+        }
+        Some(bytes)
+    }
+
+    /// The image store's name of an image: what the file's `image` binds, or the name itself.
+    fn image_name(&mut self, word: ExprId) -> Option<Arc<str>> {
+        let span = self.tree.span(word);
+        if let Expr::Text = self.tree.expr(word) {
+            return Some(span.text(self.text).trim_matches('"').into());
+        }
+        let Some(symbol) = self.tree.as_name(word) else {
+            self.sink.push(
+                Diagnostic::error(codes::WRONG_TYPE, "`image` wants the name of an image", span).label("not a name"),
+            );
+            return None;
+        };
+        let name = self.data.names.interner.name(symbol);
+        if let Some((_, decl)) = self.data.names.find(0, name) {
+            let decl = *decl;
+            if decl.kind == Kind::Image {
+                return Some(name.into());
+            }
+            let message = format!("`{name}` is {}, not an image", decl.kind.a());
+            self.sink.push(
+                Diagnostic::error(codes::WRONG_KIND, message, span).label("not an image").also(decl.span, "declared here"),
+            );
+            return None;
+        }
+        // Not declared here: a name of the image store, unless it looks like a slip of one that is declared.
+        let decls = self.data.names.modules[0].decls.iter().filter(|d| d.kind == Kind::Image);
+        let similar = nearest(name, decls.map(|d| self.data.names.interner.name(d.symbol)));
+        if let Some(similar) = similar.filter(|_| name != DEFAULT_IMAGE) {
+            let it = Diagnostic::error(codes::UNKNOWN_NAME, format!("no image named `{name}` here"), span)
+                .label(format!("help: did you mean `{similar}`?"));
+            self.sink.push(it);
+            return None;
+        }
+        Some(name.into())
+    }
+
+    fn nics(&mut self, group: u32, stmt: StmtId, block: &'static [crate::vocab::Property]) {
+        let row = self.data.groups[group as usize];
+        let index = self.index_name(stmt);
+        let mut attached = 0;
+        let mut next = self.tree.children(Some(stmt)).next();
+        while let Some(child) = next {
+            next = self.tree.sibling(child);
+            if self.tree.keyword(child).map(|k| self.data.names.interner.name(k)) != Some("on") {
+                continue;
+            }
+            attached += 1;
+            let Some(clause) = self.clause(child, block) else { continue };
+            let Some(lan) = clause.arg(0) else { continue };
+            if attached > MAX_NICS {
+                self.sink.push(
+                    Diagnostic::error(codes::OUT_OF_BOUNDS, "this VM has too many NICs", self.tree.head_span(child))
+                        .label(format!("at most {MAX_NICS}")),
+                );
+                return;
+            }
+            if clause.has("dhcp") {
+                self.not_yet("dhcp", self.tree.head_span(child));
+            }
+            if row.count == 0 {
+                continue;
+            }
+            if let Some((segment, first)) = self.lan_form(group, lan, index) {
+                self.data.nics.push(NicRow { group, segment, host: Form::Const(0) });
+                self.nic_sources.push(NicSource { lan, at: clause.option("at"), segment: first });
+            }
+        }
+        if attached == 0 && !self.tree.stmt(stmt).broken {
+            let span = self.data.names.decl(row.instance, row.decl).span;
+            self.sink.push(
+                Diagnostic::warning(codes::NO_NETWORK, "this VM is on no lan", span)
+                    .label("nothing can reach it")
+                    .help("`on LAN` in its block attaches it"),
+            );
+        }
+    }
+
+    /// The segment of a NIC as a function of the group's index, and one of the segments.
+    fn lan_form(&mut self, group: u32, lan: ExprId, index: Option<Symbol>) -> Option<(Form, u32)> {
+        let row = self.data.groups[group as usize];
+        let Some(name) = index.filter(|i| self.mentions(lan, *i)) else {
+            let segment = self.one(Env::of(row.instance), lan, &[Kind::Lan], "lan")?;
+            return Some((Form::Const(segment), segment));
+        };
+        if let Some(form) = self.closed_form(row.instance, lan, name) {
+            return form.and_then(|form| self.check_form(group, lan, form));
+        }
+        // The index is somewhere within the path: one entry for each element.
+        if row.count > MAX_TABLE {
+            self.sink.push(
+                Diagnostic::error(codes::TOO_LARGE, "this lan has no closed form for so large a group", self.tree.span(lan))
+                    .label("use the index only in the last brackets"),
+            );
+            return None;
+        }
+        let mut table = Vec::new();
+        for i in row.first..row.first + row.count {
+            let env = Env { instance: row.instance, index: Some((name, i64::from(i))) };
+            table.push(self.one(env, lan, &[Kind::Lan], "lan")?);
+        }
+        let first = *table.first()?;
+        let decl = |s: u32| (self.data.segments[s as usize].instance, self.data.segments[s as usize].decl);
+        let same = table.iter().all(|s| {
+            self.class_of[decl(*s).0 as usize] == self.class_of[decl(first).0 as usize] && decl(*s).1 == decl(first).1
+        });
+        debug_assert!(same, "one path leads to one declaration");
+        Some((self.data.forms.add_table(row.first, &table), first))
+    }
+
+    /// `seg[i mod 4]` with a plain array `seg`: its rows follow one another. Outer `None`: not of this form.
+    #[allow(clippy::option_option)]
+    fn closed_form(&mut self, instance: u32, lan: ExprId, name: Symbol) -> Option<Option<(Form, u32, u32)>> {
+        let Expr::At(base, index) = self.tree.expr(lan) else { return None };
+        let symbol = self.tree.as_name(base)?;
+        let (scope, decl, found) = self.data.names.lookup(instance, symbol)?;
+        if found.kind != Kind::Lan || matches!(self.tree.expr(index), Expr::Range(..) | Expr::All | Expr::Bind(..)) {
+            return None;
+        }
+        let rows = self.data.names.rows(scope, decl);
+        if !rows.is_array {
+            return None;
+        }
+        let mut code = Vec::new();
+        if self.lower(Env::of(instance), index, Some(name), &mut code).is_none() {
+            return Some(None);
+        }
+        let shift = i64::from(rows.base) - i64::from(rows.first);
+        code.extend([Op::Const(shift), Op::Apply(BinaryOp::Add)]);
+        Some(Some((self.data.forms.add(&code), rows.base, rows.count)))
+    }
+
+    /// Whether a form stays within the array for every index.
+    fn check_form(&mut self, group: u32, lan: ExprId, (form, base, count): (Form, u32, u32)) -> Option<(Form, u32)> {
+        let row = self.data.groups[group as usize];
+        let bad = (row.first..row.first + row.count)
+            .find(|i| self.data.forms.value(form, *i).is_none_or(|s| !(base..base + count).contains(&s)));
+        if let Some(i) = bad {
+            if count > 0 {
+                let name = self.data.names.path(row.instance, row.decl, Some(i));
+                self.sink.push(
+                    Diagnostic::error(codes::BAD_INDEX, format!("`{name}` would be on a lan that there is not"), self.tree.span(lan))
+                        .label(format!("the array has {} lans; the index is {i}", thousands(u64::from(count)))),
+                );
+            }
+            return None;
+        }
+        Some((form, base))
+    }
+}
+
+/// The clauses that make up a class.
+#[derive(Debug, Default)]
+struct ClassClauses {
+    hypervisor: Option<Clause>,
+    image: Option<Clause>,
+    cpu: Option<Clause>,
+    memory: Option<Clause>,
+}
