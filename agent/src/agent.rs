@@ -100,7 +100,9 @@ impl Agent {
         locked(&agent.tasks).push(sampling);
         // The probe runs guests; nobody should wait for it who does not need it.
         let probing = Arc::clone(&agent);
-        locked(&agent.tasks).push(tokio::spawn(async move { drop(probing.probed().await) }));
+        locked(&agent.tasks).push(tokio::spawn(async move {
+            let _ = probing.probed().await;
+        }));
         Ok(agent)
     }
 

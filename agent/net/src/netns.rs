@@ -45,10 +45,18 @@ pub(crate) fn make(path: &Path) -> Result<(), NetError> {
         .append(true)
         .open(path)
         .map_err(NetError::path("make the file of namespace", path))?;
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetError::path("make namespace", path)(e.into()))?;
-    let no_data: Option<&str> = None;
-    mount(Some(OWN_NAMESPACE), path, no_data, MsFlags::MS_BIND, no_data)
-        .map_err(|e| NetError::path("mount namespace", path)(e.into()))
+    let mounted = unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|e| NetError::path("make namespace", path)(e.into()))
+        .and_then(|()| {
+            let no_data: Option<&str> = None;
+            mount(Some(OWN_NAMESPACE), path, no_data, MsFlags::MS_BIND, no_data)
+                .map_err(|e| NetError::path("mount namespace", path)(e.into()))
+        });
+    if mounted.is_err() {
+        // Nothing can be told of a failure to tidy up after a failure, and the file would do no harm.
+        let _ = fs::remove_file(path);
+    }
+    mounted
 }
 
 /// Moves the calling thread, which must be one of the crate's own, into the namespace.

@@ -32,7 +32,7 @@ fn without_root_the_error_says_so_and_nothing_is_left() {
     });
     assert_eq!(error.errno(), Some(libc::EPERM));
     assert!(error.to_string().contains("run as root"), "{error}");
-    assert_eq!(lab.mounts(), 0);
+    assert_eq!((lab.mounts(), lab.files()), (0, Vec::new()));
 }
 
 #[test]

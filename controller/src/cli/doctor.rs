@@ -108,7 +108,7 @@ async fn hypervisors(context: &Context) -> Vec<Finding> {
         entry("uml", &report.uml),
         entry("qemu/tcg", &report.tcg),
         match choice {
-            Ok(choice) => finding("default", true, Grade::Bad, format!("VMs run on {} unless their file says otherwise", choice.name())),
+            Ok(choice) => finding("default", true, Grade::Bad, format!("VMs run on {} unless their file says otherwise", choice)),
             Err(error) => finding("default", false, Grade::Bad, error.to_string()),
         },
     ]

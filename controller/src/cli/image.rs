@@ -63,7 +63,7 @@ pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
 /// # Errors
 /// When an image can neither be found nor built.
 pub async fn ensure(context: &Context, plan: &Plan) -> Result<(), Failure> {
-    let mut names: Vec<String> = plan.groups().iter().map(|group| group.image.clone()).collect();
+    let mut names: Vec<String> = plan.groups().map(|group| group.image).collect();
     names.sort();
     names.dedup();
     let store = ImageStore::open(&context.config.image_store).map_err(failure)?;

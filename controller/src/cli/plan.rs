@@ -70,9 +70,9 @@ async fn running_difference(context: &Context, loaded: &source::Loaded) -> Resul
     let Ok(mut client) = connect::connect(context, Start::Never).await else { return Ok(None) };
     let spec = Spec {
         experiment: loaded.plan.experiment().to_owned(),
-        source_name: loaded.source.name.clone(),
+        source_name: loaded.source.file_name(),
         source: loaded.source.text.clone(),
-        lock: loaded.lock.to_string(),
+        lock: loaded.lock.only(loaded.plan.experiment()).to_string(),
         placement: Vec::new(),
         options: Some(Options::default()),
     };
@@ -91,7 +91,7 @@ fn print_plan(loaded: &source::Loaded) {
     for segment in &summary.segments {
         segments.row(vec![
             segment.name.clone(),
-            format!("{}/{}", segment.prefix, segment.prefix_len),
+            segment.prefix.to_string(),
             segment.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
             segment.ports.to_string(),
             segment.mtu.to_string(),

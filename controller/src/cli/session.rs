@@ -1,9 +1,10 @@
 //! A guest's command or console on this terminal: raw mode, window size, bytes both ways.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use fleet_proto::v1::WindowSize;
 use nix::sys::termios::{self, SetArg, Termios};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
@@ -52,9 +53,13 @@ impl Drop for RawTerminal {
 /// is read by a thread, since reading it never waits long.
 pub fn stdin() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(PIECES);
-    match AsyncFd::new(StdinFd) {
-        Ok(watched) => drop(tokio::spawn(pump(watched, sender))),
-        Err(_) => drop(std::thread::Builder::new().name("stdin".into()).spawn(move || {
+    let watched = std::io::stdin().as_fd().try_clone_to_owned().ok().and_then(|stdin| {
+        // SAFETY: the descriptor is our own copy, which only `watched` closes.
+        unsafe { AsyncFd::register_with_interest(stdin, Interest::READABLE) }.ok()
+    });
+    match watched {
+        Some(watched) => drop(tokio::spawn(pump(watched, sender))),
+        None => drop(std::thread::Builder::new().name("stdin".into()).spawn(move || {
             while let Ok(piece) = read_piece() {
                 let end = piece.is_empty();
                 if sender.blocking_send(piece).is_err() || end {
@@ -66,15 +71,7 @@ pub fn stdin() -> mpsc::Receiver<Vec<u8>> {
     receiver
 }
 
-struct StdinFd;
-
-impl AsRawFd for StdinFd {
-    fn as_raw_fd(&self) -> RawFd {
-        std::io::stdin().as_raw_fd()
-    }
-}
-
-async fn pump(watched: AsyncFd<StdinFd>, sender: mpsc::Sender<Vec<u8>>) {
+async fn pump(watched: AsyncFd<OwnedFd>, sender: mpsc::Sender<Vec<u8>>) {
     loop {
         // The descriptor stays blocking (it is shared with the shell): one read per readiness, never more.
         let Ok(mut ready) = watched.readable().await else { return };

@@ -86,7 +86,8 @@ pub fn read(path: &Path) -> Result<Source, Failure> {
             _ => failure,
         }
     })?;
-    Ok(Source { name: path.display().to_string(), text })
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Source::new(name, text))
 }
 
 /// Prints diagnostics: as JSON on standard output with `--json`, else on standard error.

@@ -180,7 +180,7 @@ async fn tail(context: &Context, args: &TailArgs) -> Result<Exit, Failure> {
 
 /// A batch as lines: text for people, or one JSON document a line.
 fn lines(batch: &TelemetryBatch, json: bool) -> Vec<String> {
-    let time = time(batch.ts_ms);
+    let at = time(batch.ts_ms);
     let mut lines = Vec::new();
     let mut line = |value: serde_json::Value, text: String| {
         lines.push(if json { format!("{value}\n") } else { format!("{text}\n") });
@@ -197,7 +197,7 @@ fn lines(batch: &TelemetryBatch, json: bool) -> Vec<String> {
             serde_json::json!({ "ts_ms": batch.ts_ms, "host": host.host, "cpu": host.cpu_percent,
                 "memory_available": host.memory_available, "vms_running": host.vms_running, "dropped": host.dropped }),
             format!(
-                "{time} host {:12} cpu {:5.1} %  available {}  {} VMs",
+                "{at} host {:12} cpu {:5.1} %  available {}  {} VMs",
                 host.host, host.cpu_percent, output::bytes(host.memory_available), host.vms_running
             ),
         );
@@ -206,7 +206,7 @@ fn lines(batch: &TelemetryBatch, json: bool) -> Vec<String> {
         line(
             serde_json::json!({ "ts_ms": batch.ts_ms, "experiment": vm.experiment, "vm": vm.vm, "cpu": vm.cpu_percent,
                 "memory": vm.memory }),
-            format!("{time} vm   {:12} cpu {:5.1} %  memory {}", vm.vm, vm.cpu_percent, output::bytes(vm.memory)),
+            format!("{at} vm   {:12} cpu {:5.1} %  memory {}", vm.vm, vm.cpu_percent, output::bytes(vm.memory)),
         );
     }
     for port in &batch.ports {
@@ -214,7 +214,7 @@ fn lines(batch: &TelemetryBatch, json: bool) -> Vec<String> {
             serde_json::json!({ "ts_ms": batch.ts_ms, "experiment": port.experiment, "vm": port.vm, "port": port.port,
                 "segment": port.segment, "rx_bytes": port.rx_bytes, "tx_bytes": port.tx_bytes }),
             format!(
-                "{time} port {:12} {} on {}  received {}  sent {}",
+                "{at} port {:12} {} on {}  received {}  sent {}",
                 port.vm, port.port, port.segment, output::bytes(port.rx_bytes), output::bytes(port.tx_bytes)
             ),
         );

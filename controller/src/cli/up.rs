@@ -50,9 +50,9 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
         op: Some(new_op()),
         spec: Some(Spec {
             experiment: experiment.clone(),
-            source_name: loaded.source.name.clone(),
+            source_name: args.file.display().to_string(),
             source: loaded.source.text.clone(),
-            lock: loaded.lock.to_string(),
+            lock: loaded.lock.only(&experiment).to_string(),
             placement: Vec::new(),
             options: Some(Options {
                 hypervisor: args.hypervisor.clone().or(context.config.hypervisor.clone()).unwrap_or_default(),
@@ -62,8 +62,9 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
         }),
     };
     let stream = client.up(request).await?.into_inner();
+    let verb = format!("up {experiment}");
     let finished = tokio::select! {
-        ended = follow(context, &format!("up {experiment}"), stream) => ended?,
+        ended = follow(context, &verb, stream) => ended?,
         _ = tokio::signal::ctrl_c() => {
             eprintln!("fleet: interrupted; VMs that run stay up");
             eprintln!("  help: `fleet up {}` goes on, `fleet down {experiment}` removes them", args.file.display());

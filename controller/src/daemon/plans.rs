@@ -37,17 +37,15 @@ impl Target {
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
         self.ranges
             .iter()
-            .flat_map(|range| (range.first..range.first + range.count).map(|index| self.plan.vm_name(range.group, index)))
+            .flat_map(|range| range.indices().filter_map(|index| self.plan.vm_name(range.group, index)))
     }
 
     /// The ranges as they go over the wire.
     pub fn wire_ranges(&self) -> Vec<Range> {
-        let wire = |range: &netlang::Range| Range {
-            group: self.plan.group(range.group).path.clone(),
-            first: range.first,
-            count: range.count,
+        let wire = |range: &netlang::Range| {
+            Some(Range { group: self.plan.group(range.group)?.path, first: range.first, count: range.count })
         };
-        self.ranges.iter().map(wire).collect()
+        self.ranges.iter().filter_map(wire).collect()
     }
 }
 
@@ -137,7 +135,7 @@ impl Plans {
 /// Compiles a spec. The program has done so before it sent it; here it is checked again, since anybody can send one.
 fn compile(spec: &Spec) -> Result<Plan, Status> {
     let lock = Lock::parse(&spec.lock).map_err(|error| Status::invalid_argument(format!("the lock: {error}")))?;
-    let source = Source { name: spec.source_name.clone(), text: spec.source.clone() };
+    let source = Source::new(spec.experiment.clone(), spec.source.clone());
     let compilation = netlang::compile(&source, &lock);
     compilation.plan.ok_or_else(|| {
         let options = netlang::RenderOptions { color: false, width: 100 };

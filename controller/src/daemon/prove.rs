@@ -4,9 +4,10 @@
 //! and every target takes part at least once: pair k is source k mod m with target k mod n, for k below max(m, n).
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use fleet_proto::v1::{CheckResult, Probe, ProbeResult, ProveReply};
-use netlang::{Check, Expect, Plan};
+use netlang::{Check, CheckTarget, Expect, Plan};
 
 /// Lines with at most so many pairs are proved pair by pair.
 const ALL_PAIRS: u64 = 1024;
@@ -23,12 +24,16 @@ pub struct Proof {
 
 /// Plans the probes of a line.
 pub fn plan(plan: &Plan, check: &Check) -> Proof {
-    let sources: Vec<String> = names(plan, &check.from);
-    let targets = plan.check_targets(check);
+    let sources: Vec<String> = names(plan, &check.from).map(|(name, _)| name).collect();
+    let targets: Vec<(String, Ipv4Addr)> = match &check.to {
+        // A VM is reached at its first interface.
+        CheckTarget::Vms(ranges) => names(plan, ranges).filter_map(|(name, vm)| Some((name, vm.nics.first()?.ip))).collect(),
+        CheckTarget::Addresses(addresses) => addresses.iter().map(|ip| (ip.to_string(), *ip)).collect(),
+    };
     let (m, n) = (sources.len() as u64, targets.len() as u64);
     let pairs = m * n;
     let mut by_source: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut pair = |source: &String, target: &(String, std::net::Ipv4Addr)| {
+    let mut pair = |source: &String, target: &(String, Ipv4Addr)| {
         if *source != target.0 {
             by_source.entry(source.clone()).or_default().push(target.1.to_string());
         }
@@ -48,12 +53,9 @@ pub fn plan(plan: &Plan, check: &Check) -> Proof {
     }
 }
 
-fn names(plan: &Plan, ranges: &[netlang::Range]) -> Vec<String> {
-    let one = |range: &netlang::Range| {
-        let group = range.group;
-        (range.first..range.first + range.count).map(move |index| plan.vm_name(group, index)).collect::<Vec<_>>()
-    };
-    ranges.iter().flat_map(one).collect()
+/// The VMs of ranges with their names.
+fn names<'a>(plan: &'a Plan, ranges: &'a [netlang::Range]) -> impl Iterator<Item = (String, netlang::Vm)> + 'a {
+    ranges.iter().flat_map(move |range| range.indices().filter_map(move |index| plan.vm(range.group, index))).map(|vm| (vm.name.clone(), vm))
 }
 
 /// Judges the answers.

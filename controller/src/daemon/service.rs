@@ -322,7 +322,7 @@ impl Controller for Service {
         };
         (open.experiment, open.vm) = self.shared.plans.resolve_one(&open.vm)?;
         let opening = SessionInput { input: Some(session_input::Input::Open(open)) };
-        let rest = input.map_while(Result::ok);
+        let rest = input.filter_map(|message| std::future::ready(message.ok()));
         let stream = self.shared.agents.client().console(futures::stream::iter([opening]).chain(rest)).await?;
         Ok(Response::new(stream.into_inner()))
     }

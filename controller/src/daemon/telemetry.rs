@@ -2,6 +2,7 @@
 //! Nothing here is ever waited for by an operation.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fleet_proto::v1::{
@@ -56,7 +57,8 @@ impl Wanted {
 
 /// The controller's telemetry.
 pub struct Telemetry {
-    parts: Option<Parts>,
+    /// None when it is switched off, and after the end.
+    parts: Mutex<Option<Parts>>,
     agents: Agents,
 }
 
@@ -69,22 +71,30 @@ impl Telemetry {
     /// Starts the server where fleet runs one, the writer, and what feeds it. Returns at once.
     pub async fn start(config: &Config, agents: Agents, stop: &CancellationToken) -> Self {
         if !config.telemetry {
-            return Self { parts: None, agents };
+            return Self { parts: Mutex::new(None), agents };
         }
         let local = ServerConfig::local(config.state_dir.join("mongo"));
         let server = ServerSupervisor::start(ServerConfig { uri: config.mongodb.clone(), ..local });
         let writer = Writer::start(WriterConfig::default(), server.state());
-        for task in [tokio::spawn(samples(agents.clone(), writer.sink(), stop.clone())), tokio::spawn(events(agents.clone(), writer.sink(), stop.clone()))] {
-            // They end with the token; nobody needs to wait for them.
-            drop(task);
-        }
-        Self { parts: Some(Parts { server, writer }), agents }
+        // They end with the token; nobody needs to wait for them.
+        let (of, sink) = (agents.clone(), writer.sink());
+        tokio::spawn(keep_feeding("samples", stop.clone(), move || samples(of.clone(), sink.clone())));
+        let (of, sink) = (agents.clone(), writer.sink());
+        tokio::spawn(keep_feeding("events", stop.clone(), move || events(of.clone(), sink.clone())));
+        Self { parts: Mutex::new(Some(Parts { server, writer })), agents }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+        // Only whole values are exchanged under this lock.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it is.
     pub fn status(&self) -> TelemetryStatus {
-        let Some(parts) = &self.parts else {
-            return TelemetryStatus { reason: "switched off by --no-telemetry or the configuration".into(), ..TelemetryStatus::default() };
+        let parts = self.parts();
+        let Some(parts) = parts.as_ref() else {
+            let reason = "switched off by --no-telemetry or the configuration".into();
+            return TelemetryStatus { reason, ..TelemetryStatus::default() };
         };
         let status = parts.writer.status().borrow().clone();
         TelemetryStatus {
@@ -106,11 +116,12 @@ impl Telemetry {
         request: TelemetryQueryRequest,
         wanted: Wanted,
     ) -> Result<impl Stream<Item = Result<TelemetryRows, Status>> + Send + use<>, Status> {
-        let off = || Status::failed_precondition(format!("telemetry is off: {}", self.status().reason));
-        let parts = self.parts.as_ref().ok_or_else(off)?;
+        let database = match self.parts().as_ref() {
+            Some(parts) => parts.writer.database().map_err(|error: NotConnected| Status::unavailable(error.to_string()))?,
+            None => return Err(Status::failed_precondition("telemetry is switched off by --no-telemetry or the configuration")),
+        };
         let selection = Selection { experiment: wanted.experiment, hosts: Vec::new(), vms: wanted.vms };
         let query = Query::from_request(&request, selection).map_err(query_failed)?;
-        let database = parts.writer.database().map_err(|error: NotConnected| Status::unavailable(error.to_string()))?;
         let rows = query.run(&database, QUERY_DEADLINE).await.map_err(query_failed)?;
         Ok(rows.into_messages().map(|rows| rows.map_err(query_failed)))
     }
@@ -147,7 +158,7 @@ impl Telemetry {
 
     /// Writes what is in the queue, within a deadline, and ends the server that fleet runs.
     pub async fn shutdown(&self) {
-        let Some(parts) = &self.parts else { return };
+        let Some(parts) = self.parts().take() else { return };
         let flushed = parts.writer.shutdown(FLUSH_DEADLINE).await;
         if !flushed.complete {
             tracing::warn!(dropped = flushed.dropped, events = flushed.events_pending, "telemetry was lost at the end");
@@ -166,38 +177,36 @@ fn query_failed(error: QueryError) -> Status {
     }
 }
 
-/// Feeds the writer with samples, best effort, until told to stop.
-async fn samples(agents: Agents, sink: TelemetrySink, stop: CancellationToken) {
-    let feed = async || -> Result<(), Status> {
-        let mut batches = agents.client().telemetry(TelemetryRequest {}).await?.into_inner();
-        while let Some(mut batch) = batches.message().await? {
-            // Events go the acknowledged way.
-            batch.events.clear();
-            sink.offer(batch);
-        }
-        Ok(())
-    };
-    keep_feeding("samples", feed, stop).await;
+/// Feeds the writer with samples, best effort, until the agent's stream breaks.
+async fn samples(agents: Agents, sink: TelemetrySink) -> Result<(), Status> {
+    let mut batches = agents.client().telemetry(TelemetryRequest {}).await?.into_inner();
+    while let Some(mut batch) = batches.message().await? {
+        // Events go the acknowledged way.
+        batch.events.clear();
+        sink.offer(batch);
+    }
+    Ok(())
 }
 
 /// Feeds the writer with events; an agent keeps each one until the writer has taken it.
-async fn events(agents: Agents, sink: TelemetrySink, stop: CancellationToken) {
-    let feed = async || -> Result<(), Status> {
-        let (acknowledge, acknowledged) = mpsc::channel(QUEUE);
-        let mut batches = agents.client().events(ReceiverStream::new(acknowledged)).await?.into_inner();
-        while let Some(batch) = batches.message().await? {
-            let ids = batch.events.iter().map(|event| event.id.clone()).collect();
-            sink.offer(batch);
-            if acknowledge.send(EventAcknowledgement { ids }).await.is_err() {
-                break;
-            }
+async fn events(agents: Agents, sink: TelemetrySink) -> Result<(), Status> {
+    let (acknowledge, acknowledged) = mpsc::channel(QUEUE);
+    let mut batches = agents.client().events(ReceiverStream::new(acknowledged)).await?.into_inner();
+    while let Some(batch) = batches.message().await? {
+        let ids = batch.events.iter().map(|event| event.id.clone()).collect();
+        sink.offer(batch);
+        if acknowledge.send(EventAcknowledgement { ids }).await.is_err() {
+            break;
         }
-        Ok(())
-    };
-    keep_feeding("events", feed, stop).await;
+    }
+    Ok(())
 }
 
-async fn keep_feeding(what: &str, feed: impl AsyncFn() -> Result<(), Status>, stop: CancellationToken) {
+/// Begins a feed again whenever it breaks, until told to stop.
+async fn keep_feeding<F>(what: &'static str, stop: CancellationToken, feed: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), Status>>,
+{
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

@@ -44,19 +44,25 @@ async fn gauges_are_aggregated_by_series_and_bucket() {
     batches.extend([vm(T0 + 31_000, "web[0]", 7.0), vm(T0 + 1, "web[1]", 5.0)]);
     rig.write(batches).await;
 
-    for (aggregate, expected) in
-        [("avg", 50.5), ("min", 1.0), ("max", 100.0), ("sum", 5050.0), ("last", 100.0), ("p50", 50.0), ("p95", 95.0), ("p99", 99.0)]
-    {
+    for (aggregate, expected) in [
+        ("avg", 50.5),
+        ("min", 1.0),
+        ("max", 100.0),
+        ("sum", 5050.0),
+        ("last", 100.0),
+        ("p50", 50.0),
+        ("p95", 95.0),
+        ("p99", 99.0),
+    ] {
         let query = TelemetryQueryRequest { bucket_ms: 30_000, aggregate: aggregate.into(), ..request(&["cpu"]) };
         let rows = rig.query(&query, hello()).await;
         let values: Vec<(&str, &str, f64)> =
             rows[1..].iter().map(|row| (row[0].as_str(), row[3].as_str(), row[4].parse().unwrap())).collect();
         let (first, second) = ("2023-11-14T22:14:00.000Z", "2023-11-14T22:14:30.000Z");
-        assert_eq!(values.iter().map(|row| (row.0, row.1)).collect::<Vec<_>>(), [
-            (first, "web[0]"),
-            (first, "web[1]"),
-            (second, "web[0]"),
-        ]);
+        assert_eq!(
+            values.iter().map(|row| (row.0, row.1)).collect::<Vec<_>>(),
+            [(first, "web[0]"), (first, "web[1]"), (second, "web[0]"),]
+        );
         // An approximate percentile may be the value beside the exact one.
         let slack = if aggregate.starts_with('p') { 1.0 } else { 0.001 };
         assert!((values[0].2 - expected).abs() <= slack, "{aggregate}: {} is not {expected}", values[0].2);

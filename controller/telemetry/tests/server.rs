@@ -112,7 +112,9 @@ async fn without_a_program_telemetry_is_off_and_says_how_to_have_it() {
     let mut state = server.state();
     let off = timeout(PATIENCE, state.wait_for(|state| matches!(state, ServerState::Off { .. }))).await;
     let ServerState::Off { reason } = off.unwrap().unwrap().clone() else { unreachable!() };
-    assert!(reason.contains("deploy/telemetry-server.sh") && reason.contains("--mongodb") && reason.lines().count() == 1);
+    assert!(
+        reason.contains("deploy/telemetry-server.sh") && reason.contains("--mongodb") && reason.lines().count() == 1
+    );
 
     let writer = Writer::start(WriterConfig::default(), server.state());
     let seen = status(&writer, |status| !status.reason.is_empty() && !status.on).await;

@@ -20,7 +20,7 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     pty::{Winsize, openpty},
-    sys::signal::{Signal, kill, killpg},
+    sys::signal::{SigSet, Signal, kill, killpg},
     unistd::{Pid, setsid},
 };
 
@@ -91,13 +91,16 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Makes standard input the controlling terminal of this session; for use between fork and exec.
-pub fn adopt_terminal() -> io::Result<()> {
+/// For use between fork and exec: a session of its own, on the terminal that is standard input if it is to be on one,
+/// with no signal blocked (the init blocks those that it takes from its signalfd).
+pub fn new_session(on_terminal: bool) -> io::Result<()> {
+    setsid()?;
+    SigSet::empty().thread_set_mask()?;
     // SAFETY: TIOCSCTTY takes a number, no pointer.
-    match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    if on_terminal && unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } != 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(())
 }
 
 impl Command {
@@ -262,8 +265,8 @@ impl Drop for Command {
 
 fn start_with_pipes(mut command: std::process::Command) -> Result<(Pid, Streams), Refusal> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // SAFETY: between fork and exec only a system call is made; there is one thread.
-    unsafe { command.pre_exec(|| setsid().map(drop).map_err(Into::into)) };
+    // SAFETY: between fork and exec only system calls are made; there is one thread.
+    unsafe { command.pre_exec(|| new_session(false)) };
     let mut child = command.spawn()?;
     let pid = pid_of(&child);
     match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
@@ -284,12 +287,7 @@ fn start_on_tty(mut command: std::process::Command, rows: u16, columns: u16) -> 
     let input = output.try_clone()?;
     command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave);
     // SAFETY: between fork and exec only system calls are made; there is one thread.
-    unsafe {
-        command.pre_exec(|| {
-            setsid()?;
-            adopt_terminal()
-        });
-    }
+    unsafe { command.pre_exec(|| new_session(true)) };
     let child = command.spawn()?;
     Ok((pid_of(&child), Streams { input, output, errors: None }))
 }

@@ -13,11 +13,11 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, setsid},
+    unistd::Pid,
 };
 
 use crate::{
-    command::{BASE_ENVIRONMENT, adopt_terminal},
+    command::{BASE_ENVIRONMENT, new_session},
     events::{Events, Source},
 };
 
@@ -93,12 +93,7 @@ fn start_shell(path: &str) -> io::Result<Pid> {
     command.arg0("-sh").current_dir("/root").env_clear().envs(BASE_ENVIRONMENT.iter().copied());
     command.stdin(own()?).stdout(own()?).stderr(own()?);
     // SAFETY: between fork and exec only system calls are made; there is one thread.
-    unsafe {
-        command.pre_exec(|| {
-            setsid()?;
-            adopt_terminal()
-        });
-    }
+    unsafe { command.pre_exec(|| new_session(true)) };
     let pid = command.spawn()?.id();
     Ok(Pid::from_raw(i32::try_from(pid).unwrap_or(0)))
 }

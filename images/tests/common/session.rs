@@ -10,7 +10,7 @@ use std::{
 use fleet_wire::{Decoder, ExecId, ToAgent, ToGuest, encode};
 
 /// A guest that says nothing for so long is broken, however busy the machine is.
-const DEADLINE: Duration = Duration::from_secs(180);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A session with the init of a guest.
 pub struct Session {

@@ -47,6 +47,8 @@ struct HostClass {
     room: Place,
     nic: u32,
     extents: Extents,
+    /// There is no room for it, which was reported.
+    failed: bool,
 }
 
 impl World<'_> {
@@ -145,6 +147,7 @@ impl World<'_> {
                         room: Place::new(),
                         nic,
                         extents: Extents::default(),
+                        failed: false,
                     };
                     classes.push(class);
                     ids.insert(key, classes.len() as u32 - 1);
@@ -172,6 +175,9 @@ impl World<'_> {
             self.fit_hosts(class, section);
         }
         for (nic, class, place) in waiting {
+            if classes[class as usize].failed {
+                self.poisoned_nics.insert(nic);
+            }
             let group = self.data.groups[self.data.nics[nic as usize].group as usize];
             let form = self.host_form(&classes[class as usize].extents, &place, group.is_array, group.first + group.count);
             self.data.nics[nic as usize].host = form;
@@ -237,8 +243,8 @@ impl World<'_> {
                 Some(extent)
             });
             let Some(extent) = fit else {
-                let nic = class.nic;
-                self.too_many_for_lan(nic, class.lan);
+                class.failed = true;
+                self.too_many_for_lan(class.nic, class.lan);
                 return;
             };
             lan.space.take(u64::from(extent.base), extent.end());

@@ -79,6 +79,25 @@ const UNITS: &[Unit] = &[
     ("%", 10_000_000, Value::Ratio),
 ];
 
+/// What people write elsewhere, and what it is here.
+const OTHER_SPELLINGS: &[(&str, &str)] = &[
+    ("k", "KiB"),
+    ("kb", "KiB"),
+    ("m", "MiB"),
+    ("mb", "MiB"),
+    ("g", "GiB"),
+    ("gb", "GiB"),
+    ("kbps", "kbit"),
+    ("mbps", "Mbit"),
+    ("gbps", "Gbit"),
+    ("sec", "s"),
+    ("secs", "s"),
+    ("msec", "ms"),
+    ("hour", "h"),
+    ("hours", "h"),
+    ("mins", "min"),
+];
+
 /// Why a quantity cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QuantityError {
@@ -96,8 +115,8 @@ pub(crate) fn quantity(text: &str) -> Result<Value, QuantityError> {
     let (number, unit) = text.split_at(digits);
     let Some((_, scale, make)) = UNITS.iter().find(|(u, ..)| *u == unit) else {
         let same = UNITS.iter().map(|u| u.0).find(|u| u.eq_ignore_ascii_case(unit));
-        let short = UNITS.iter().map(|u| u.0).find(|u| !unit.is_empty() && u.to_ascii_lowercase().starts_with(&unit.to_ascii_lowercase()));
-        return Err(QuantityError::UnknownUnit(same.or(short)));
+        let usual = OTHER_SPELLINGS.iter().find(|(other, _)| other.eq_ignore_ascii_case(unit)).map(|(_, ours)| *ours);
+        return Err(QuantityError::UnknownUnit(same.or(usual)));
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let mut total = whole.parse::<u128>().ok().and_then(|w| w.checked_mul(u128::from(*scale)));

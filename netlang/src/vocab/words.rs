@@ -26,7 +26,9 @@ fn seed(names: &mut Interner, block: &[Property]) {
         }
         for arg in property.args {
             if let Ty::Choice(words) = arg.ty {
-                words.iter().for_each(|w| drop(names.intern(w)));
+                for word in words {
+                    names.intern(word);
+                }
             }
         }
         seed(names, property.block);

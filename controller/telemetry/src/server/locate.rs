@@ -45,6 +45,9 @@ fn is_program(file: &Path) -> bool {
 pub(super) const OFF: &str = "telemetry is off: neither `mongod` nor `secantusd-rs` is installed; \
     run deploy/telemetry-server.sh, or give the URI of a server with --mongodb";
 
+/// A config file without settings, in fleet's folder, which is the server's working directory.
+pub(super) const EMPTY_CONFIG: &str = "server.toml";
+
 /// A kind of server: they differ in their arguments, in what they print and in the format of their data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ServerKind {

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::locate::{ServerKind, ServerProgram};
+use super::locate::{EMPTY_CONFIG, ServerKind, ServerProgram};
 use super::record::{Identity, Record};
 use super::{ServerConfig, ServerError};
 
@@ -73,6 +73,8 @@ impl ServerProcess {
     async fn start(config: &ServerConfig, program: &ServerProgram, deadline: Instant) -> Result<Self, ServerError> {
         let data = config.folder.join(program.data_folder());
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(folder_error(&data))?;
+        let settings = config.folder.join(EMPTY_CONFIG);
+        fs::write(&settings, "").map_err(folder_error(&settings))?;
         let log_file = log_file(&config.folder);
         let log = OpenOptions::new()
             .create(true)

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// No test asserts a time: this only turns a hang into a failure.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder for a server; at its end no process of it is left.
 pub struct Folder(pub tempfile::TempDir);
@@ -49,7 +49,8 @@ impl Drop for Folder {
 /// Pids of the processes whose arguments name this folder.
 pub fn processes_in(folder: &Path) -> Vec<u32> {
     let folder = folder.to_str().unwrap();
-    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &u32| {
         let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         *pid != std::process::id() && String::from_utf8_lossy(&arguments).contains(folder)
