@@ -90,11 +90,6 @@ impl Report {
         self.send(Progress { difference: Some(difference), ..self.step(Vec::new()) }).await;
     }
 
-    /// A line for people.
-    pub async fn note(&self, note: impl Into<String>) {
-        self.send(Progress { note: note.into(), ..self.step(Vec::new()) }).await;
-    }
-
     /// One target ended. Counted once, whatever is said of it later.
     pub async fn ended(&self, name: &str, ended: Ended, counts: impl FnOnce() -> Vec<StateCount>) {
         let step = {

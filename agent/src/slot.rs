@@ -54,6 +54,8 @@ struct View {
     since_ms: u64,
     boot_ms: u64,
     starts: u32,
+    /// It was found running, so its first RUNNING is no news.
+    adopted: bool,
 }
 
 /// The life of a VM's present process.
@@ -99,6 +101,7 @@ impl Slot {
             since_ms: now_ms(),
             boot_ms: 0,
             starts: 0,
+            adopted: false,
         };
         Arc::new(Self {
             name: wanted.vm.vm.name.clone(),
@@ -209,6 +212,7 @@ impl Slot {
         match self.launch(around).await {
             Ok(machine) => {
                 locked(&self.view).starts += 1;
+                self.set(around, VmState::Booting, "", &[]);
                 self.live(around, machine, Instant::now());
                 self.settled().await
             }
@@ -227,9 +231,19 @@ impl Slot {
         Ok(around.vms.launch(wanted.spec.clone(), taps).await?)
     }
 
-    /// Goes on with a VM that an earlier agent started.
+    /// Goes on with a VM that an earlier agent started. It is BOOTING until its guest has answered; that it runs since
+    /// its process does is the best that is known.
     pub fn adopt(self: &Arc<Self>, around: &Arc<Surroundings>, machine: Machine) {
-        locked(&self.view).starts = 1;
+        around.hub.event("vm.adopted", &around.experiment, &self.name, "");
+        let age = uptime().saturating_sub(machine.started());
+        {
+            let mut view = locked(&self.view);
+            view.state = VmState::Booting;
+            view.since_ms = now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            view.starts = 1;
+            view.adopted = true;
+        }
+        self.state.send_replace(VmState::Booting);
         self.live(around, machine, Instant::now());
     }
 
@@ -245,7 +259,6 @@ impl Slot {
 
     /// Follows a process in a task of its own.
     fn live(self: &Arc<Self>, around: &Arc<Surroundings>, machine: Machine, since: Instant) {
-        self.set(around, VmState::Booting, "", &[]);
         let (slot, around, watched) = (Arc::clone(self), Arc::clone(around), machine.clone());
         let task = tokio::spawn(async move { slot.follow(&around, &watched, since).await }).abort_handle();
         *locked(&self.life) = Some(Life { machine, task });
@@ -270,11 +283,16 @@ impl Slot {
             self.fail(around, &problem, &lines, true);
             return;
         }
-        let boot = since.elapsed();
-        locked(&self.view).boot_ms = u64::try_from(boot.as_millis()).unwrap_or(u64::MAX);
-        metrics::histogram!(metric_definitions::BOOT_SECONDS).record(boot.as_secs_f64());
         let state = if machine.is_paused() { VmState::Paused } else { VmState::Running };
-        self.set(around, state, "", &[]);
+        if std::mem::take(&mut locked(&self.view).adopted) {
+            locked(&self.view).state = state;
+            self.state.send_replace(state);
+        } else {
+            let boot = since.elapsed();
+            locked(&self.view).boot_ms = u64::try_from(boot.as_millis()).unwrap_or(u64::MAX);
+            metrics::histogram!(metric_definitions::BOOT_SECONDS).record(boot.as_secs_f64());
+            self.set(around, state, "", &[]);
+        }
         let mut link = machine.control().link();
         let mut reboots = link.borrow_and_update().reboots;
         loop {
@@ -451,6 +469,12 @@ impl StartError {
             StartError::Net(_) | StartError::Remove(_) => true,
         }
     }
+}
+
+/// Since the host's boot.
+fn uptime() -> Duration {
+    let boottime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    boottime.map_or(Duration::ZERO, Duration::from)
 }
 
 /// Random bytes from the kernel.

@@ -90,7 +90,8 @@ fn input_larger_than_the_window_arrives_whole() {
         let mut session = Session::attach(guest.control(), 1);
         // Every byte value, so that a terminal line which is not raw would be found out.
         let input: Vec<u8> = (0..2_000_003_usize).map(|i| u8::try_from((i * 7 + i / 256) % 256).unwrap()).collect();
-        session.start(1, &["/bin/sha256sum"], None);
+        session.start(1, &["sha256sum"], None);
+        session.wait(|message| matches!(message, ToAgent::Started { id: 1, .. }));
         let (mut sent, mut taken) = (0, 0);
         while taken < input.len() {
             let room = WINDOW_BYTES as usize - (sent - taken);
@@ -121,7 +122,7 @@ fn a_terminal_has_size_signals_and_job_control() {
         assert!(seen.contains("/dev/pts/") && seen.contains("31 97"), "{kind}: {seen}");
         assert!(!seen.contains("job control"), "{kind}: {seen}");
         session.send(&ToGuest::Resize { id: 1, rows: 12, columns: 34 });
-        session.send(&stdin("stty size; echo now; sleep 100000\n"));
+        session.send(&stdin("stty size; sh -c 'echo now; exec sleep 100000'\n"));
         see(&mut session, &mut seen, "\nnow\r\n");
         assert!(seen.contains("12 34"), "{kind}: {seen}");
         session.send(&stdin("\x03")); // Ctrl-C ends the sleep, not the shell

@@ -26,6 +26,6 @@ pub use diag::explain::{all_codes, explain};
 pub use diag::render::{MAX_PRINTED, RenderOptions, render};
 pub use diag::{Diagnostic, Label, Severity, codes};
 pub use plan::*;
-pub use sema::{Compilation, compile};
+pub use sema::{Compilation, compile, design};
 pub use source::{LineIndex, Source, Span};
 pub use syntax::format::format;

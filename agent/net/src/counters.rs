@@ -60,7 +60,8 @@ struct Counted {
     alias: String,
     kind: Option<Kind>,
     master: u32,
-    running: bool,
+    /// Up with a carrier.
+    carries: bool,
     stats: Stats64,
 }
 
@@ -76,7 +77,7 @@ pub(crate) async fn ports(conn: &Conn, place: &Place) -> Result<Vec<PortCounters
 /// The interfaces of the router in the connection's namespace, and whether each is up with a carrier.
 pub(crate) async fn interfaces(conn: &Conn) -> Result<Vec<(String, bool)>, NetError> {
     let devices = devices(conn, false).await?;
-    Ok(devices.into_iter().filter(|d| d.kind == Some(Kind::Veth)).map(|d| (d.name, d.running)).collect())
+    Ok(devices.into_iter().filter(|d| d.kind == Some(Kind::Veth)).map(|d| (d.name, d.carries)).collect())
 }
 
 /// The full name that the namespace was given: the experiment's or the router's. `None` if it is half made.
@@ -101,8 +102,8 @@ fn counted(message: LinkMessage) -> Counted {
         alias: String::new(),
         kind: None,
         master: 0,
-        // The kernel's "running" is up with a carrier.
-        running: message.header.flags.contains(LinkFlags::Up | LinkFlags::Running),
+        // The kernel's own "running" follows the carrier with some delay.
+        carries: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         stats: Stats64::default(),
     };
     for attribute in message.attributes {

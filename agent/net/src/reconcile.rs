@@ -95,10 +95,16 @@ impl<'a> Reconcile<'a> {
                 self.look(&place).await?;
             }
             let structure = diff::structure(&self.wanted, &self.seen);
-            if !structure.is_empty() {
+            let unwanted = self.unwanted_routers()?;
+            if !structure.is_empty() || !unwanted.is_empty() {
                 left = structure.lacking.first().map_or_else(|| "a removal".into(), |end| self.label(end));
                 self.tally_structure(&structure);
                 self.remove_devices(&structure).await?;
+                // After the devices: with a router its ends of cables go, and the other ends some time later.
+                for (label, path) in unwanted {
+                    netns::remove(&path)?;
+                    self.tally.removed.insert(label);
+                }
                 self.make_devices(&structure.lacking).await?;
                 stale = self.wanted.keys().cloned().collect();
                 continue;
@@ -136,12 +142,8 @@ impl<'a> Reconcile<'a> {
         self.tally.removed.extend(structure.doomed.values().flatten().map(|(_, label)| label.clone()));
     }
 
-    /// Makes the lacking namespaces, finishes half-made ones and removes those of routers that nobody wants.
+    /// Makes the lacking namespaces and finishes half-made ones.
     fn namespaces(&mut self) -> Result<(), NetError> {
-        for (label, path) in self.unwanted_routers()? {
-            netns::remove(&path)?;
-            self.tally.removed.insert(label);
-        }
         let total = self.wanted.len();
         for (done, place) in self.wanted.keys().enumerate() {
             self.cancel.check(self.paths.experiment())?;

@@ -38,9 +38,9 @@ pub struct Progress {
 /// The steps of a reconcile, in their order. A step with nothing to do is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Namespaces are made or removed.
+    /// Namespaces are made.
     Namespaces,
-    /// Devices that nobody wants are removed.
+    /// Devices and routers that nobody wants are removed.
     Remove,
     /// Devices are made.
     Create,

@@ -52,7 +52,10 @@ fn given(vm: &str, cpu: Duration) -> VmTarget {
 #[test]
 fn a_host_sample_has_everything_that_the_kernel_tells() {
     let host = Host::new();
-    host.write("proc/pressure/memory", "some avg10=2.50 avg60=0 avg300=0 total=1\nfull avg10=0 avg60=0 avg300=0 total=0\n");
+    host.write(
+        "proc/pressure/memory",
+        "some avg10=2.50 avg60=0 avg300=0 total=1\nfull avg10=0 avg60=0 avg300=0 total=0\n",
+    );
     host.write("proc/pressure/cpu", "some avg10=7.25 avg60=0 avg300=0 total=1\n");
     for (name, value) in [("pages_shared", 11), ("pages_sharing", 22), ("pages_volatile", 33), ("pages_scanned", 44)] {
         host.write(&format!("sys/kernel/mm/ksm/{name}"), &format!("{value}\n"));

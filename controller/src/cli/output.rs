@@ -8,7 +8,6 @@ use fleet_proto::v1::{Outcome, OutcomeFold, StateCount, VmState};
 /// A table without lines, as `kubectl` and `docker` print them.
 pub struct Table {
     table: comfy_table::Table,
-    rows: usize,
 }
 
 impl Table {
@@ -16,18 +15,12 @@ impl Table {
     pub fn new(headings: &[&str]) -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(headings.to_vec());
-        Self { table, rows: 0 }
+        Self { table }
     }
 
     /// Adds a row.
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows += 1;
         self.table.add_row(cells);
-    }
-
-    /// Whether no row was added.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
     }
 
     /// Writes the table to standard output, without the blanks at the ends of its lines.
@@ -95,7 +88,18 @@ pub fn duration(ms: u64) -> String {
 
 /// How long ago a time was, both in ms since 1970.
 pub fn age(since_ms: u64) -> String {
-    duration(now_ms().saturating_sub(since_ms) / 1000 * 1000)
+    match now_ms().saturating_sub(since_ms) {
+        ms @ 0..60_000 => format!("{} s", ms / 1000),
+        ms => duration(ms),
+    }
+}
+
+/// "1 VM", "30 VMs".
+pub fn plural(count: impl Into<u64>, one: &str) -> String {
+    match count.into() {
+        1 => format!("1 {one}"),
+        count => format!("{count} {one}s"),
+    }
 }
 
 /// Now, in ms since 1970.

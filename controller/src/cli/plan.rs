@@ -84,8 +84,13 @@ fn print_plan(loaded: &source::Loaded) {
     let summary = loaded.plan.summary();
     let totals = &summary.totals;
     println!(
-        "{}: {} VMs in {} groups, {} segments, {} routers, {} links",
-        loaded.plan.experiment(), totals.vms, totals.groups, totals.segments, totals.routers, totals.links
+        "{}: {} in {}, {}, {}, {}",
+        loaded.plan.experiment(),
+        output::plural(totals.vms, "VM"),
+        output::plural(totals.groups, "group"),
+        output::plural(totals.segments, "segment"),
+        output::plural(totals.routers, "router"),
+        output::plural(totals.links, "link"),
     );
     let mut segments = Table::new(&["SEGMENT", "PREFIX", "GATEWAY", "PORTS", "MTU", "VNI"]);
     for segment in &summary.segments {

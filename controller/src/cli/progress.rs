@@ -40,9 +40,6 @@ impl Display {
         if self.quiet {
             return;
         }
-        if !progress.note.is_empty() {
-            self.line(&progress.note);
-        }
         for ended in progress.ended.iter().filter(|ended| ended.outcome() == Outcome::Failed) {
             self.told += 1;
             if self.told <= TOLD {

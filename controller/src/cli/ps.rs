@@ -68,12 +68,12 @@ impl Listing {
         for experiment in &self.experiments {
             let busy = if experiment.busy { ", an operation is under way" } else { "" };
             println!(
-                "{}: {} ({} VMs, {} routers, {} segments{busy})",
+                "{}: {} ({}, {}, {}{busy})",
                 experiment.experiment,
                 output::counts(&experiment.counts),
-                experiment.vms,
-                experiment.routers,
-                experiment.segments,
+                output::plural(experiment.vms, "VM"),
+                output::plural(experiment.routers, "router"),
+                output::plural(experiment.segments, "segment"),
             );
         }
         println!();

@@ -158,7 +158,11 @@ fn print_summary(context: &Context, verb: &str, summary: &OperationSummary) {
         .collect();
     let mark = if failed(summary) == 0 { format!("{green}ok{off}") } else { format!("{red}failed{off}") };
     let parts = if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") };
-    println!("{verb}: {mark}: {} targets: {parts}, in {}", summary.targets, output::duration(summary.elapsed_ms));
+    println!(
+        "{verb}: {mark}: {}: {parts}, in {}",
+        output::plural(summary.targets, "target"),
+        output::duration(summary.elapsed_ms)
+    );
     for fold in summary.folds.iter().filter(|fold| !fold.reason.is_empty()) {
         println!("  {} ({}) {}: {}", fold.targets, fold.count, output::outcome(fold.outcome()), indented(&fold.reason));
     }
@@ -197,7 +201,7 @@ fn print_check(context: &Context, check: &CheckResult) {
     let (green, red, off) = if context.color { ("\x1b[32m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
     let mark = if check.passed { format!("{green}proved{off}") } else { format!("{red}REFUTED{off}") };
     let pairs = if check.probed == check.pairs {
-        format!("{} pairs", check.pairs)
+        output::plural(check.pairs, "pair")
     } else {
         format!("{} of {} pairs", check.probed, check.pairs)
     };

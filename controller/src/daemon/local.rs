@@ -11,6 +11,8 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 
+use crate::config::Config;
+
 /// How long answers that are under way may take after the end was asked for.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest path of a Unix socket: `sun_path` of unix(7) holds 108 bytes with its ending zero.
@@ -98,5 +100,17 @@ pub fn forget_stdout() {
     use std::os::fd::AsFd;
     if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
         drop(nix::unistd::dup2_stdout(null.as_fd()));
+    }
+}
+
+/// Removes the folders in RAM when nothing of any experiment is in them any more.
+pub fn remove_empty(config: &Config) {
+    // A folder that is not empty stays, and that is meant.
+    drop(std::fs::remove_dir(&config.ram_dir));
+    let only_locks = std::fs::read_dir(&config.run_dir).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "lock")))
+    });
+    if only_locks {
+        drop(std::fs::remove_dir_all(&config.run_dir));
     }
 }

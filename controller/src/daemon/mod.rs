@@ -18,6 +18,7 @@ mod exec;
 mod local;
 mod operation;
 mod plans;
+mod prometheus;
 mod prove;
 mod service;
 mod store;
@@ -110,6 +111,7 @@ pub fn agent_main(config: Config, socket: Option<PathBuf>) -> Result<(), DaemonE
         stop.cancel();
         server.ended().await;
         agent.shutdown().await;
+        local::remove_empty(&config);
         Ok(())
     })
 }
@@ -142,6 +144,8 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     let epoch = store.next_epoch()?;
     let stop = CancellationToken::new();
 
+    // Before the first metric is touched.
+    let metrics_address = prometheus::serve(&config.metrics_address, stop.clone()).await;
     let socket = remote.clone().unwrap_or_else(|| config.agent_socket());
     let embedded = match remote {
         Some(_) => None,
@@ -155,7 +159,6 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         .await
         .map_err(|status| DaemonError::NoAgent { socket, reason: status.message().to_owned() })?;
     let telemetry = telemetry::Telemetry::start(&config, agents.clone(), &stop).await;
-    let metrics_address = telemetry::serve_metrics(&config.metrics_address);
 
     let shared = Arc::new(service::Shared {
         agents,
@@ -191,6 +194,7 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         server.ended().await;
         agent.shutdown().await;
     }
+    local::remove_empty(&config);
     tracing::info!("controller ended; VMs go on");
     Ok(())
 }

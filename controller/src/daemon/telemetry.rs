@@ -1,7 +1,6 @@
 //! Telemetry in the controller: samples and events come from the agents and go to MongoDB; questions go the other way.
 //! Nothing here is ever waited for by an operation.
 
-use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -159,7 +158,10 @@ impl Telemetry {
     /// Writes what is in the queue, within a deadline, and ends the server that fleet runs.
     pub async fn shutdown(&self) {
         let Some(parts) = self.parts().take() else { return };
-        let flushed = parts.writer.shutdown(FLUSH_DEADLINE).await;
+        // Without a server there is nothing to wait for.
+        let connected = parts.writer.status().borrow().connected;
+        let deadline = if connected { FLUSH_DEADLINE } else { Duration::ZERO };
+        let flushed = parts.writer.shutdown(deadline).await;
         if !flushed.complete {
             tracing::warn!(dropped = flushed.dropped, events = flushed.events_pending, "telemetry was lost at the end");
         }
@@ -217,30 +219,6 @@ where
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-}
-
-/// Serves the metrics for Prometheus. Gives the address; empty when that is not possible, which stops nothing.
-pub fn serve_metrics(address: &str) -> String {
-    let Ok(wanted) = address.parse::<SocketAddr>() else {
-        tracing::warn!(address, "not an address for metrics; give it as address:port");
-        return String::new();
-    };
-    // The exporter does not tell which port it got for 0: find a free one first.
-    let found = std::net::TcpListener::bind(wanted).and_then(|listener| listener.local_addr());
-    let installed = found.map_err(|error| error.to_string()).and_then(|free| {
-        let builder = metrics_exporter_prometheus::PrometheusBuilder::new().with_http_listener(free);
-        builder.install().map(|()| free).map_err(|error| error.to_string())
-    });
-    match installed {
-        Ok(address) => {
-            fleet_telemetry_db::metric_definitions::describe();
-            address.to_string()
-        }
-        Err(error) => {
-            tracing::warn!(address, error, "no metrics for Prometheus here; set `metrics_address` to a free one");
-            String::new()
         }
     }
 }

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_wire::{Decoder, ToAgent, ToGuest, encode};
+use fleet_wire::{Decoder, NOTE_EVERY, ToAgent, ToGuest, encode, encode_note};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::termios::{ControlFlags, SetArg, cfmakeraw, tcgetattr, tcsetattr},
@@ -49,6 +49,9 @@ pub struct Channel {
     queued: usize,
     /// Somebody was told that there is no room.
     starved: bool,
+    /// Bytes read since boot, and as the agent was told last.
+    read: u64,
+    noted: u64,
 }
 
 impl Channel {
@@ -66,8 +69,16 @@ impl Channel {
         if is_uml {
             make_raw(&file).map_err(|errno| no_channel(format!("{path}: {errno}")))?;
         }
-        let mut channel =
-            Self { file, decoder: Decoder::default(), queue: VecDeque::new(), written: 0, queued: 0, starved: false };
+        let mut channel = Self {
+            file,
+            decoder: Decoder::default(),
+            queue: VecDeque::new(),
+            written: 0,
+            queued: 0,
+            starved: false,
+            read: 0,
+            noted: 0,
+        };
         channel.enqueue(vec![0]);
         Ok(channel)
     }
@@ -116,10 +127,22 @@ impl Channel {
         }
         match self.file.read(buffer) {
             Ok(0) => None, // a port without an agent
-            Ok(length) => Some(self.decoder.push(&buffer[..length])),
+            Ok(length) => {
+                self.read += length as u64;
+                if self.read - self.noted >= NOTE_EVERY {
+                    self.note();
+                }
+                Some(self.decoder.push(&buffer[..length]))
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(Vec::new()),
             Err(_) => None,
         }
+    }
+
+    /// Tells the agent how much was read, so that it sends more.
+    pub fn note(&mut self) {
+        self.noted = self.read;
+        self.enqueue(encode_note(self.read));
     }
 
     /// Forgets what is queued for an earlier agent, but for the rest of a frame that is half written.

@@ -216,6 +216,7 @@ impl Server {
     }
 
     fn hello(&mut self, session: u64) {
+        self.channel.note(); // the start of the session's account
         self.channel.send(&ToAgent::Hello {
             version: VERSION,
             session,

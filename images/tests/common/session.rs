@@ -4,10 +4,10 @@ use std::{
     collections::VecDeque,
     io::{Read, Write},
     os::unix::net::UnixStream,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use fleet_wire::{Decoder, ExecId, ToAgent, ToGuest, encode};
+use fleet_wire::{Decoder, ExecId, Pacer, ToAgent, ToGuest, encode};
 
 /// A guest that says nothing for so long is broken, however busy the machine is.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -18,6 +18,7 @@ pub struct Session {
     decoder: Decoder,
     inbox: VecDeque<ToAgent>,
     id: u64,
+    pacer: Pacer,
 }
 
 /// What a command did.
@@ -37,12 +38,16 @@ impl Outcome {
 impl Session {
     /// Attaches; repeats it when the guest says that it has only just opened the channel.
     pub fn attach(stream: UnixStream, id: u64) -> Self {
-        let mut session = Self { stream, decoder: Decoder::default(), inbox: VecDeque::new(), id };
-        session.stream.write_all(&[0]).unwrap();
+        let mut session =
+            Self { stream, decoder: Decoder::default(), inbox: VecDeque::new(), id, pacer: Pacer::default() };
+        session.send_raw(&[0]);
         session.send(&ToGuest::Attach { session: id });
         loop {
             match session.next() {
-                ToAgent::Hello { session: theirs, .. } if theirs == id => return session,
+                ToAgent::Hello { session: theirs, .. } if theirs == id => {
+                    session.pacer.attached();
+                    return session;
+                }
                 ToAgent::Hello { .. } => session.send(&ToGuest::Attach { session: id }),
                 _ => {} // of an earlier session
             }
@@ -52,35 +57,56 @@ impl Session {
     /// Attaches again on the same stream; gives the Hello.
     pub fn reattach(&mut self, id: u64) -> ToAgent {
         self.id = id;
-        self.stream.write_all(&[0]).unwrap();
+        self.pacer = Pacer::default();
+        self.send_raw(&[0]);
         self.send(&ToGuest::Attach { session: id });
-        self.wait(|message| matches!(message, ToAgent::Hello { session, .. } if *session == id))
+        let hello = self.wait(|message| matches!(message, ToAgent::Hello { session, .. } if *session == id));
+        self.pacer.attached();
+        hello
     }
 
     pub fn send(&mut self, message: &ToGuest) {
-        self.stream.write_all(&encode(message).unwrap()).unwrap();
+        self.send_raw(&encode(message).unwrap());
     }
 
-    /// Writes bytes that are no message.
-    pub fn send_raw(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+    /// Writes bytes as the guest has room for them.
+    pub fn send_raw(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match self.pacer.room().min(bytes.len()) {
+                0 => self.receive(),
+                room => {
+                    self.stream.write_all(&bytes[..room]).unwrap();
+                    self.pacer.sent(room);
+                    bytes = &bytes[room..];
+                }
+            }
+        }
     }
 
     /// The next message of any kind.
     pub fn next(&mut self) -> ToAgent {
-        let end = Instant::now() + DEADLINE;
         loop {
-            if let Some(message) = self.inbox.pop_front() {
-                return message;
+            match self.inbox.pop_front() {
+                Some(message) => return message,
+                None => self.receive(),
             }
-            let left = end.checked_duration_since(Instant::now()).expect("the guest says nothing");
-            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
-            let mut buffer = [0; 65536];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => panic!("the channel was closed"),
-                Ok(length) => self.inbox.extend(self.decoder.push::<ToAgent>(&buffer[..length])),
-                Err(error) => panic!("the guest says nothing: {error}"),
+        }
+    }
+
+    /// Reads once.
+    fn receive(&mut self) {
+        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut buffer = [0; 65536];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => panic!("the channel was closed"),
+            Ok(length) => {
+                let messages = self.decoder.push::<ToAgent>(&buffer[..length]);
+                if let Some(total) = self.decoder.take_note() {
+                    self.pacer.noted(total);
+                }
+                self.inbox.extend(messages);
             }
+            Err(error) => panic!("the guest says nothing: {error}"),
         }
     }
 

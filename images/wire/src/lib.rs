@@ -6,12 +6,17 @@
 //! CRC-32 inside. Whoever opens the channel writes one zero byte first; whatever does not check is dropped silently.
 //!
 //! The agent speaks first after opening: [`ToGuest::Attach`]. The guest answers [`ToAgent::Hello`] and ends whatever
-//! an earlier session started.
+//! an earlier session started. A guest that has just come up says `Hello` with session 0 by itself: then the agent
+//! attaches again, for what it sent before may be lost, and a guest that rebooted knows of no session.
+//!
+//! Towards the guest, the agent has no more than [`LINK_BYTES`] under way (see [`Pacer`]).
 
 mod frame;
 mod message;
+mod pace;
 
-pub use frame::{Decoder, FrameError, MAX_FRAME, encode};
+pub use frame::{Decoder, FrameError, MAX_FRAME, encode, encode_note};
 pub use message::{
     Address, ExecId, MacAddress, Nic, ProbeTarget, Route, Settings, ToAgent, ToGuest, VERSION, WINDOW_BYTES,
 };
+pub use pace::{LINK_BYTES, NOTE_EVERY, Pacer};

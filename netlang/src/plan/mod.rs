@@ -303,6 +303,17 @@ pub struct Check {
     pub expect: Expect,
 }
 
+/// Something that the file asks for and that this version of fleet cannot run yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unsupported {
+    /// Where the file says it.
+    pub span: crate::source::Span,
+    /// Code of the refusal.
+    pub code: &'static str,
+    /// The word or words.
+    pub what: String,
+}
+
 /// A network file worked out. Cheap to clone; see the module's documentation.
 #[derive(Debug, Clone)]
 pub struct Plan {

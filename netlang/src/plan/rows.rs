@@ -144,6 +144,8 @@ pub(crate) struct Data {
     pub(crate) interfaces: Vec<InterfaceRow>,
     pub(crate) links: Vec<LinkRow>,
     pub(crate) checks: Vec<Check>,
+    /// What cannot be run yet: place and words.
+    pub(crate) unsupported: Vec<(crate::source::Span, String)>,
     /// For each segment the NIC rows that may be on it.
     pub(crate) segment_nics: Lists,
     /// For each segment the interfaces on it.

@@ -3,7 +3,7 @@
 use super::rows::{GroupRow, InterfaceRow, On, SegmentRow};
 use super::{
     Attachment, Check, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Range, Route, Router, RouterId,
-    Segment, SegmentId, Vm, mac,
+    Segment, SegmentId, Unsupported, Vm, mac,
 };
 use crate::text::fnv32;
 use std::net::Ipv4Addr;
@@ -220,6 +220,13 @@ impl Plan {
             cost: row.cost,
             mtu: row.mtu,
         }
+    }
+
+    /// What the file asks for and this version of fleet cannot run yet; empty for plans of
+    /// [`compile`](crate::compile).
+    pub fn unsupported(&self) -> impl ExactSizeIterator<Item = Unsupported> + '_ {
+        let code = crate::diag::codes::NOT_YET;
+        self.data.unsupported.iter().map(move |(span, what)| Unsupported { span: *span, code, what: what.clone() })
     }
 
     /// The file's `check` lines. All of them hold on the plan, or there would be none.

@@ -370,11 +370,6 @@ impl World<'_> {
         );
     }
 
-    /// A group's `max`: what the lock keeps free for it.
-    fn most_of(&self, _instance: u32, _decl: u32) -> Option<u32> {
-        None
-    }
-
     /// Sizes of a path's classes for other passes.
     pub(crate) fn segment_place(&self, segment: usize) -> Place {
         let row = self.data.segments[segment];

@@ -12,7 +12,6 @@ use smallvec::SmallVec;
 #[derive(Debug, Clone)]
 pub(crate) struct Clause {
     pub(crate) property: &'static Property,
-    pub(crate) stmt: StmtId,
     /// (number of the argument in the table, its word)
     args: SmallVec<[(u8, ExprId); 2]>,
     /// (number of the option, the option's word, its arguments)
@@ -23,6 +22,16 @@ impl Clause {
     /// The first word given for an argument.
     pub(crate) fn arg(&self, number: u8) -> Option<ExprId> {
         self.args.iter().find(|(n, _)| *n == number).map(|(_, e)| *e)
+    }
+
+    /// Every word given for an argument that takes several.
+    pub(crate) fn args(&self, number: u8) -> impl Iterator<Item = ExprId> + '_ {
+        self.args.iter().filter(move |(n, _)| *n == number).map(|(_, e)| *e)
+    }
+
+    /// All arguments of an option.
+    pub(crate) fn option_args(&self, word: &str) -> &[ExprId] {
+        self.option_at(word).map_or(&[], |(_, _, args)| args)
     }
 
     /// Whether an option was given.
@@ -94,7 +103,6 @@ impl World<'_> {
             }
             if found.ready == Ready::NotYet {
                 self.not_yet(found.word, head);
-                continue;
             }
             if let Err(misfit) = self.matched(stmt, found) {
                 self.sink.push(
@@ -119,13 +127,11 @@ impl World<'_> {
         );
     }
 
-    /// Reports a word that is part of the language but not of this version.
-    pub(crate) fn not_yet(&mut self, word: &str, span: Span) {
-        self.sink.push(
-            Diagnostic::error(codes::NOT_YET, format!("`{word}` is not supported yet"), span)
-                .label("part of the language, but not of this version of fleet")
-                .help("leave it out for now"),
-        );
+    /// Notes what is planned, but cannot be run by this version of fleet.
+    pub(crate) fn not_yet(&mut self, what: &str, span: Span) {
+        if self.unsupported_spans.insert(span) {
+            self.data.unsupported.push((span, what.to_owned()));
+        }
     }
 
     fn unknown_property(&mut self, stmt: StmtId, block: &'static [Property], owner: &str) {
@@ -143,7 +149,7 @@ impl World<'_> {
 
     fn matched(&self, stmt: StmtId, property: &'static Property) -> Result<Clause, Misfit> {
         let words = self.tree.words(stmt);
-        let mut clause = Clause { property, stmt, args: SmallVec::new(), options: SmallVec::new() };
+        let mut clause = Clause { property, args: SmallVec::new(), options: SmallVec::new() };
         let mut at = 1;
         for (number, arg) in (0u8..).zip(property.args) {
             let mut list: SmallVec<[ExprId; 2]> = SmallVec::new();

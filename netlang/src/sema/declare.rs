@@ -27,6 +27,7 @@ impl World<'_> {
             let stmt = self.data.names.modules[module as usize].stmt;
             self.declare_block(module, stmt);
         }
+        self.check_instances();
     }
 
     /// Modules first: their names are keywords of other statements.
@@ -80,10 +81,6 @@ impl World<'_> {
         };
         if found.ready == Ready::NotYet {
             self.not_yet(found.word, head);
-            if let Some(name) = self.tree.words(stmt).get(1) {
-                self.poisoned.extend(self.head_name(*name));
-            }
-            return;
         }
         if module != 0 && !found.in_module {
             self.sink.push(
@@ -173,9 +170,14 @@ impl World<'_> {
     fn loose_stmt(&mut self, module: u32, stmt: StmtId, found: &'static Keyword) {
         let loose = Loose { module, stmt };
         match found.word {
-            "link" => self.links.push(loose),
+            "link" => {
+                self.declare_link_name(module, stmt);
+                self.links.push(loose);
+            }
             "check" => self.checks.push(loose),
             "pool" => self.pools.push(loose),
+            "place" => self.places.push(loose),
+            "telemetry" => self.telemetries.push(stmt),
             "default" => self.declare_default(stmt, found),
             "language" => self.check_language(stmt, found),
             _ => {}
@@ -229,9 +231,22 @@ impl World<'_> {
         }
     }
 
+    /// `link … as NAME`
+    fn declare_link_name(&mut self, module: u32, stmt: StmtId) {
+        if let [.., with, _] = *self.tree.words(stmt)
+            && self.tree.as_name(with).is_some_and(|s| self.data.names.interner.name(s) == "as")
+        {
+            self.declare_word(module, stmt, Kind::Link, 0, self.tree.words(stmt).len() - 1);
+        }
+    }
+
     /// Enters the name that the second word of a statement declares.
     pub(crate) fn declare_name(&mut self, module: u32, stmt: StmtId, kind: Kind, of: u32) {
-        let Some(word) = self.tree.words(stmt).get(1).copied() else {
+        self.declare_word(module, stmt, kind, of, 1);
+    }
+
+    fn declare_word(&mut self, module: u32, stmt: StmtId, kind: Kind, of: u32, at: usize) {
+        let Some(word) = self.tree.words(stmt).get(at).copied() else {
             let span = self.tree.head_span(stmt);
             self.sink.push(
                 Diagnostic::error(codes::BAD_WORDS, "a name is missing", span).label("what is it called?"),

@@ -2,7 +2,6 @@
 
 use super::World;
 use super::eval::Env;
-use super::value::Value;
 use crate::diag::{Diagnostic, codes};
 use crate::plan::names::{Instance, Rows};
 use crate::plan::rows::{GroupRow, RouterRow, SegmentRow};
@@ -12,7 +11,7 @@ use crate::source::Span;
 use crate::syntax::intern::Symbol;
 use crate::syntax::tree::{Expr, StmtId};
 use crate::text::thousands;
-use crate::vocab::{Kind, Ty};
+use crate::vocab::Kind;
 
 /// Groups, segments, routers, links and instances that a plan has at most, together.
 pub(crate) const MAX_ROWS: u64 = 1 << 21;
@@ -193,11 +192,5 @@ impl World<'_> {
     pub(crate) fn element_env(&self, instance: u32, stmt: StmtId, index: Option<u32>) -> Env {
         let index = self.index_name(stmt).zip(index).map(|(name, i)| (name, i64::from(i)));
         Env { instance, index }
-    }
-
-    /// The value of a parameter in an instance: from the instance's block, or its default.
-    pub(crate) fn param_value(&mut self, _instance: u32, _decl: u32) -> Option<Value> {
-        let _ = Ty::HostNumber;
-        None
     }
 }

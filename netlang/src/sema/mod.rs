@@ -12,6 +12,7 @@ mod declare;
 mod eval;
 mod instantiate;
 mod lans;
+mod modules;
 mod pools;
 mod refs;
 mod routers;
@@ -50,10 +51,27 @@ impl Compilation {
     }
 }
 
-/// Checks a network file, gives addresses to everything and proves its `check` lines.
+/// Checks a network file that is to be run, gives addresses to everything and proves its `check` lines.
 ///
-/// Pure: the same source and lock give the same plan everywhere.
+/// Whatever this version of fleet cannot run yet is an error (E0099). Pure: the same source and lock give the same
+/// plan everywhere.
 pub fn compile(source: &Source, lock: &Lock) -> Compilation {
+    compile_for(source, lock, Purpose::Run)
+}
+
+/// Like [`compile`], for a network that is to be looked at: the whole language is checked, planned and proved, and
+/// what cannot be run yet is listed in [`Plan::unsupported`].
+pub fn design(source: &Source, lock: &Lock) -> Compilation {
+    compile_for(source, lock, Purpose::Design)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Run,
+    Design,
+}
+
+fn compile_for(source: &Source, lock: &Lock, purpose: Purpose) -> Compilation {
     let mut sink = Sink::default();
     if u32::try_from(source.text.len()).is_err() {
         let span = crate::source::Span::default();
@@ -65,6 +83,9 @@ pub fn compile(source: &Source, lock: &Lock) -> Compilation {
     data.names.interner = std::mem::take(&mut tree.names);
     let mut world = World::new(&source.text, tree, data, sink, lock);
     world.run();
+    if purpose == Purpose::Run {
+        world.refuse_unsupported();
+    }
     let World { sink, data, new_section, .. } = world;
     let failed = sink.has_errors();
     let mut new_lock = lock.clone();
@@ -91,6 +112,9 @@ pub(crate) struct World<'a> {
     links: Vec<declare::Loose>,
     checks: Vec<declare::Loose>,
     pools: Vec<declare::Loose>,
+    places: Vec<declare::Loose>,
+    telemetries: Vec<StmtId>,
+    unsupported_spans: HashSet<crate::source::Span>,
 
     // Instances.
     values: HashMap<(u32, u32), eval::Known>,
@@ -134,6 +158,9 @@ impl<'a> World<'a> {
             links: Vec::new(),
             checks: Vec::new(),
             pools: Vec::new(),
+            places: Vec::new(),
+            telemetries: Vec::new(),
+            unsupported_spans: HashSet::new(),
             values: HashMap::new(),
             value_depth: 0,
             class_of: Vec::new(),
@@ -181,6 +208,16 @@ impl<'a> World<'a> {
             self.check_lines();
         } else {
             self.check_names();
+        }
+    }
+
+    fn refuse_unsupported(&mut self) {
+        for (span, what) in &self.data.unsupported {
+            self.sink.push(
+                Diagnostic::error(crate::diag::codes::NOT_YET, format!("`{what}` is not supported yet"), *span)
+                    .label("part of the language, but this version of fleet cannot run it")
+                    .help("leave it out for now; `fleet check` and `fleet plan` understand it"),
+            );
         }
     }
 

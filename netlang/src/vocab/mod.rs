@@ -140,7 +140,8 @@ pub struct Opt {
 pub enum Ready {
     /// It works.
     Yes,
-    /// It is part of the language but not supported yet: an error that says so.
+    /// It is checked and planned, but what runs networks cannot do it yet: `up` refuses it, see
+    /// [`Plan::unsupported`](crate::Plan::unsupported).
     NotYet,
 }
 

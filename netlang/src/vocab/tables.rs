@@ -68,6 +68,9 @@ const COUNT: Ty = Ty::Int(1, 1 << 24);
 const PORT: Ty = Ty::Int(1, 65_535);
 const PROTOCOL: Ty = Ty::Choice(&["tcp", "udp", "icmp"]);
 
+/// Which hosts.
+const HOSTS: &[Opt] = &[opt("rack", &[arg("rack", Ty::Text)]), opt("tag", &[arg("tag", Ty::Text)])];
+
 const VM: &[Property] = &[
     prop("on", &[arg("lan", LAN)], "attach to a lan; each `on` is one NIC, eth0 first")
         .with(&[opt("at", &[arg("number", Ty::HostNumber)]), opt("dhcp", &[])])
@@ -81,9 +84,7 @@ const VM: &[Property] = &[
     prop("needs", &[arg("device", Ty::Choice(&["camera"]))], "a device that must be lent to the VM").later(),
     prop("apart", &[], "no two of the group on one host").later(),
     prop("together", &[], "all of the group on one host").later(),
-    prop("place", &[], "where the VM may run")
-        .with(&[opt("rack", &[arg("rack", Ty::Text)]), opt("tag", &[arg("tag", Ty::Text)])])
-        .later(),
+    prop("place", &[], "where the VM may run").with(HOSTS).later(),
 ];
 
 const LAN_BLOCK: &[Property] = &[
@@ -124,8 +125,15 @@ const FIREWALL: &[Property] = &[
     prop("deny", RULE, "drop").with(RULE_ENDS).many(),
 ];
 
+const NETWORK: Ty = Ty::Name(&[Kind::Lan, Kind::External]);
+const NAT: &[Arg] = &[
+    arg("how", Ty::Choice(&["masquerade", "forward"])),
+    maybe("protocol", Ty::Choice(&["tcp", "udp"])),
+    maybe("port", PORT),
+];
+
 const ROUTER_BLOCK: &[Property] = &[
-    prop("on", &[arg("lan", Ty::Name(&[Kind::Lan, Kind::External]))], "attach to a lan")
+    prop("on", &[arg("lan", NETWORK)], "attach to a lan")
         .with(&[opt("at", &[arg("number", Ty::HostNumber)]), opt("gateway", &[arg("number", Ty::HostNumber)])])
         .many(),
     prop("kind", &[arg("kind", Ty::Choice(&["linux", "frr", "bird", "vm"]))], "what routes: linux is static routes"),
@@ -133,7 +141,14 @@ const ROUTER_BLOCK: &[Property] = &[
     prop("ospf", &[], "speak OSPF").block(OSPF).later(),
     prop("bgp", &[], "speak BGP").block(BGP).later(),
     prop("firewall", &[], "filter what is forwarded").block(FIREWALL).later(),
-    prop("nat", &[arg("how", Ty::Choice(&["masquerade", "forward"]))], "translate addresses").many().later(),
+    prop("nat", NAT, "translate addresses: `masquerade out NET`, `forward tcp PORT on NET to VM PORT`")
+        .with(&[
+            opt("out", &[arg("net", NETWORK)]),
+            opt("on", &[arg("net", NETWORK)]),
+            opt("to", &[arg("vm", Ty::Target), maybe("port", PORT)]),
+        ])
+        .many()
+        .later(),
 ];
 
 const LINK_BLOCK: &[Property] = &[
@@ -155,14 +170,26 @@ const EXTERNAL_BLOCK: &[Property] = &[
 ];
 
 const PLACE_BLOCK: &[Property] = &[
-    prop("hosts", &[], "where").with(&[opt("tag", &[arg("tag", Ty::Text)]), opt("rack", &[arg("rack", Ty::Text)])]),
+    prop("hosts", &[], "which hosts").with(HOSTS),
+    prop("together", &[], "on as few hosts as fit"),
+    prop("apart", &[], "no two on one host"),
     prop("per", &[arg("what", Ty::Choice(&["host"])), arg("count", COUNT)], "at most so many on one host"),
+];
+
+const OF: Ty = Ty::Choice(&["of"]);
+const SAMPLE: &[Arg] = &[
+    arg("few", COUNT),
+    arg("of", OF),
+    arg("many", COUNT),
+    arg("of", OF),
+    arg("vms", Ty::Target),
 ];
 
 const TELEMETRY_BLOCK: &[Property] = &[
     prop("every", &[arg("time", Ty::Duration)], "the period of samples"),
     prop("collect", &[many("what", Ty::Choice(&["cpu", "mem", "net", "ksm"]))], "what is sampled"),
     prop("pcap", &[arg("link", LINK)], "capture a link's packets").with(&[opt("max", &[arg("rate", Ty::Rate)])]).many(),
+    prop("sample", SAMPLE, "sample a few of many").with(&[opt("every", &[arg("time", Ty::Duration)])]).many(),
     prop("console", &[arg("vms", Ty::Target)], "keep consoles").many(),
     prop("routes", &[arg("routers", Ty::Target)], "keep routing tables").many(),
 ];
@@ -173,21 +200,26 @@ pub const KEYWORDS: &[Keyword] = &[
     word("lan", "lan NAME [= PREFIX] { … }", LAN_BLOCK, "an L2 network"),
     word("vm", "vm NAME { on LAN … }", VM, "a virtual machine, or a group: `vm web[0..300]`"),
     word("router", "router NAME [KIND] { on LAN … }", ROUTER_BLOCK, "a router between lans"),
-    word("link", "link ROUTER -- ROUTER [as NAME] { … }", LINK_BLOCK, "a line between two routers"),
+    word(
+        "link",
+        "link A -- B | mesh SET | each SET -- K of SET  [as NAME] { … }",
+        LINK_BLOCK,
+        "lines between routers: `--` peers, `->` buys transit from the right",
+    ),
     word("image", "image NAME \"FILE\" { … }", IMAGE_BLOCK, "binds a name to a file of the image store").file_only(),
     word("default", "default vm|lan|router|link { … }", &[], "properties that all of a kind have").file_only(),
     word("pool", "pool lan|link PREFIX [each /LEN]", &[], "where addresses are taken from").file_only(),
     word("let", "let NAME = VALUE", &[], "a named value"),
     word(
         "check",
-        "check VMS reaches|cannot reach TARGET",
+        "check VMS reaches|cannot reach TARGET [tcp|udp PORT] [without LINK], check diameter <= N",
         &[],
         "what must be true of the network; proved on the plan and with packets",
     ),
-    word("module", "module NAME { … }", &[], "a part of a network, to be used many times").file_only().later(),
-    word("param", "param NAME TYPE [= VALUE] [max N]", &[], "a parameter of a module").later(),
+    word("module", "module NAME { … }", &[], "a part of a network, to be used many times").file_only(),
+    word("param", "param NAME TYPE [= VALUE] [max VALUE]", &[], "a parameter of a module"),
     word("external", "external NAME { … }", EXTERNAL_BLOCK, "a network outside, on a host's interface").file_only().later(),
-    word("place", "place TARGET { … }", PLACE_BLOCK, "which hosts run what").later(),
+    word("place", "place TARGET { … } | place together|apart", PLACE_BLOCK, "which hosts run what").later(),
     word("telemetry", "telemetry { … }", TELEMETRY_BLOCK, "what is measured").file_only().later(),
     word("experiment", "experiment NAME { … }", &[], "what happens when").file_only().later(),
 ];

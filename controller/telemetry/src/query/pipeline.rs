@@ -124,7 +124,8 @@ fn rates(collection: Collection, metrics: &[&Metric]) -> [Document; 3] {
         series.insert(*field, format!("$meta.{field}"));
     }
     let mut before = doc! { "ts0": { "$shift": { "output": "$ts", "by": -1 } } };
-    let mut growth = doc! { "dt": { "$divide": [{ "$subtract": ["$ts", "$ts0"] }, 1000] } };
+    let milliseconds = doc! { "$dateDiff": { "startDate": "$ts0", "endDate": "$ts", "unit": "millisecond" } };
+    let mut growth = doc! { "dt": { "$divide": [milliseconds, 1000] } };
     let mut rate = Document::new();
     for (index, metric) in metrics.iter().enumerate().filter(|(_, metric)| metric.kind == Kind::Counter) {
         let (now, then) = (format!("${}", metric.field), format!("$v{index}"));

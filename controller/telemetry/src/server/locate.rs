@@ -86,9 +86,10 @@ impl ServerProgram {
             ServerKind::Secantus => {
                 let cache = format!("{cache_mib}M");
                 let own = ["--host", "127.0.0.1", "--log-level", "WARNING", "--cache-size", &cache];
-                // A config file found by chance in the working directory must not change what we run.
-                let none = ["--config", "/dev/null", "--log-file-max", "16MB"];
-                own.into_iter().chain(none).chain(["--port", &port, "--storage-path"]).map(ToOwned::to_owned).collect()
+                // Without --config, a file found by chance in /etc or a home would change what we run.
+                // Without --sync-on-commit, SIGKILL loses the last writes even if they were acknowledged with j: true.
+                let more = ["--sync-on-commit", "--log-file-max", "16MB", "--config", EMPTY_CONFIG];
+                own.into_iter().chain(more).chain(["--port", &port, "--storage-path"]).map(ToOwned::to_owned).collect()
             }
         };
         text.into_iter().map(OsString::from).chain([data.as_os_str().to_owned()]).collect()

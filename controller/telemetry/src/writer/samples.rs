@@ -7,6 +7,7 @@ use fleet_telemetry::{QueueReceiver, Weigh as _};
 use mongodb::Database;
 use mongodb::bson::Document;
 use mongodb::error::ErrorKind;
+use mongodb::options::{Acknowledgment, WriteConcern};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -179,7 +180,11 @@ pub(super) async fn insert_many(
 ) -> Result<(), InsertError> {
     let began = Instant::now();
     let target = database.collection::<Document>(collection.name());
-    let insert = target.insert_many(documents).ordered(false);
+    let mut insert = target.insert_many(documents).ordered(false);
+    if collection == Collection::Events {
+        // An event is forgotten here once it is acknowledged, so that must mean that it is on the disk.
+        insert = insert.write_concern(WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(true).build());
+    }
     let inserted = timeout(deadline, async { insert.await }).await;
     metrics::histogram!(WRITE_SECONDS).record(began.elapsed().as_secs_f64());
     match inserted {

@@ -62,11 +62,15 @@ pub fn kill(pid: u32) {
     let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL);
 }
 
-/// The server once it runs; the state that was refused is in the message if it does not come.
+/// The server once it runs; one that cannot even start fails the test at once, with its words.
 pub async fn running(state: &mut watch::Receiver<ServerState>) -> RunningServer {
-    let found = timeout(PATIENCE, state.wait_for(|state| matches!(state, ServerState::Running(_)))).await;
-    let last = found.map(|state| state.unwrap().clone());
-    match last {
+    let done = |state: &ServerState| match state {
+        ServerState::Running(_) => true,
+        ServerState::Down { reason } => reason.contains("before it listened"),
+        ServerState::Off { .. } | ServerState::Starting => false,
+    };
+    let found = timeout(PATIENCE, state.wait_for(done)).await.map(|state| state.unwrap().clone());
+    match found {
         Ok(ServerState::Running(server)) => server,
         _ => panic!("no server runs: {:?}", *state.borrow()),
     }
