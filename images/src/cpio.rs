@@ -1,8 +1,9 @@
 //! A deterministic cpio archive in the "newc" form, which the kernel unpacks as initial RAM disk
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
-//! Equal trees give equal bytes: entries are sorted, every time is 0, every owner root. Files that are linked hard
-//! share one inode number; the first carries the content.
+//! Equal trees give equal bytes: folders come first (the kernel makes no missing ones, and a hard link may lie anywhere),
+//! then the rest, each sorted; every time is 0, every owner root. Files that are linked hard share one inode number;
+//! the first carries the content.
 
 use std::collections::BTreeMap;
 
@@ -35,18 +36,27 @@ struct Header {
 const TRAILER: &str = "TRAILER!!!";
 
 impl Tree {
-    /// Adds a node and the folders above it. A path that is there already is replaced.
+    /// Adds a node, and the folders above it and its links. A path that is there already is replaced.
     pub(crate) fn insert(&mut self, path: &str, node: Node) {
+        self.add_parents(path);
+        if let Node::File { links, .. } = &node {
+            links.iter().for_each(|link| self.add_parents(link));
+        }
+        self.0.insert(path.to_owned(), node);
+    }
+
+    fn add_parents(&mut self, path: &str) {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0) {
             self.0.entry(path[..at].to_owned()).or_insert(Node::Directory(0o755));
         }
-        self.0.insert(path.to_owned(), node);
     }
 
     /// The archive.
     pub(crate) fn archive(&self) -> Vec<u8> {
         let mut archive = Vec::new();
-        for (path, (inode, node)) in self.0.iter().zip(1..).map(|((path, node), inode)| (path, (inode, node))) {
+        let (folders, others): (Vec<_>, Vec<_>) =
+            self.0.iter().partition(|(_, node)| matches!(node, Node::Directory(_)));
+        for ((path, node), inode) in folders.into_iter().chain(others).zip(1..) {
             let header = |mode: u32, links: u32| Header { inode, mode, links, device: (0, 0) };
             match node {
                 Node::Directory(mode) => entry(&mut archive, path, header(0o040_000 | mode, 2), &[]),
@@ -94,7 +104,9 @@ fn pad(archive: &mut Vec<u8>) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::{
+        fs,
         io::Write,
+        os::unix::fs::MetadataExt,
         process::{Command, Stdio},
     };
 
@@ -111,21 +123,42 @@ mod tests {
     }
 
     #[test]
-    fn another_cpio_lists_the_archive() {
+    fn another_cpio_unpacks_the_archive() {
         let mut tree = Tree::default();
         tree.insert("/usr/bin/busybox", file(b"abcde", &["/usr/bin/cat"]));
         tree.insert("/etc/link", Node::Symlink("target".to_owned()));
         tree.insert("/dev/console", Node::Device { mode: 0o600, major: 5, minor: 1 });
         // busybox's cpio is not ours: it must find in the archive what was put there
-        let mut busybox =
-            Command::new("busybox").args(["cpio", "-tv"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut busybox = Command::new("busybox")
+            .args(["cpio", "-i"])
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         busybox.stdin.take().unwrap().write_all(&tree.archive()).unwrap();
-        let output = busybox.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        for words in ["dev/console", "5,   1", "etc/link -> target", "usr/bin/busybox", "usr/bin/cat", "drwxr-xr-x"] {
-            assert!(text.contains(words), "'{words}' is not in\n{text}");
+        assert!(busybox.wait().unwrap().success());
+        let inside = |path: &str| folder.path().join(path);
+        assert_eq!(fs::read(inside("usr/bin/cat")).unwrap(), b"abcde");
+        let metadata = |path: &str| fs::symlink_metadata(inside(path)).unwrap();
+        assert_eq!(metadata("usr/bin/cat").ino(), metadata("usr/bin/busybox").ino());
+        assert_eq!(metadata("usr/bin/busybox").mode(), 0o100_755);
+        assert_eq!(fs::read_link(inside("etc/link")).unwrap().to_str(), Some("target"));
+        assert_eq!((metadata("dev/console").mode(), metadata("dev/console").rdev()), (0o020_600, 0x501));
+    }
+
+    #[test]
+    fn every_folder_comes_before_what_is_in_it() {
+        let mut tree = Tree::default();
+        tree.insert("/bin/busybox", file(b"x", &["/bin/cat", "/usr/bin/sha256sum", "/a/b/c"]));
+        let archive = tree.archive();
+        let names = String::from_utf8_lossy(&archive).into_owned();
+        let place = |name: &str| names.find(&format!("{name}\0")).unwrap();
+        for (folder, inside) in [("usr/bin", "usr/bin/sha256sum"), ("a/b", "a/b/c"), ("bin", "bin/busybox")] {
+            assert!(place(folder) < place(inside), "{inside}");
         }
-        assert!(output.status.success());
+        assert!(place("bin/busybox") < place("bin/cat"));
     }
 
     proptest! {

@@ -40,17 +40,9 @@ impl CgroupTree {
         Ok(CgroupTree { parent })
     }
 
-    /// Makes the group of a VM. It may be there already, empty, from a launch that was broken off.
-    pub(crate) fn create(&self, experiment: &str, name: &str) -> Result<Cgroup, VmError> {
-        let dir = self.parent.join(safe_name(experiment)).join(safe_name(name));
-        // The last VM of an experiment takes the group above with it, maybe between two steps of this: once more, then.
-        let made = (0..16).map(|_| fs::create_dir_all(&dir)).find(|made| match made {
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-            Ok(()) => true,
-        });
-        made.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
-            .map_err(VmError::io("cannot make the control group", &dir))?;
-        Ok(Cgroup { dir })
+    /// The group of a VM, which need not be there yet.
+    pub(crate) fn group(&self, experiment: &str, name: &str) -> Cgroup {
+        Cgroup { dir: self.parent.join(safe_name(experiment)).join(safe_name(name)) }
     }
 }
 
@@ -64,6 +56,21 @@ impl Cgroup {
     /// A group that was made before.
     pub(crate) fn at(dir: &Path) -> Cgroup {
         Cgroup { dir: dir.to_owned() }
+    }
+
+    /// Makes it and opens its directory. It may be there already, empty, from a launch that was broken off.
+    pub(crate) fn create(&self) -> Result<fs::File, VmError> {
+        // The last VM of an experiment takes the group above with it, maybe between two steps of this: once more, then.
+        let make = || fs::create_dir_all(&self.dir).and_then(|()| fs::File::open(&self.dir));
+        let vanished = |made: &io::Result<_>| matches!(made, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        let mut made = make();
+        for _ in 0..16 {
+            if !vanished(&made) {
+                break;
+            }
+            made = make();
+        }
+        made.map_err(VmError::io("cannot make the control group", &self.dir))
     }
 
     /// Its directory.
@@ -105,7 +112,10 @@ impl Cgroup {
         };
         timeout(deadline, waiting)
             .await
-            .map_err(|_| VmError::Deadline { doing: format!("ending the processes of {}", self.dir.display()), deadline })?
+            .map_err(|_| VmError::Deadline {
+                doing: format!("ending the processes of {}", self.dir.display()),
+                deadline,
+            })?
             .map_err(VmError::io("cannot watch", &file))
     }
 

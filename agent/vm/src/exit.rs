@@ -4,25 +4,21 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
 
 use crate::console::last_lines;
+use crate::procs::zombie_status;
 
 /// Console lines kept with an exit.
 const KEPT_LINES: usize = 20;
 
 /// Lines searched for a panic; a stack trace follows its first line.
 const SEARCHED_LINES: usize = 200;
-
-/// How long init may take to reap an adopted VM; the kernel gives its status only then.
-const REAP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How a VM ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,8 +81,8 @@ fn panic_reason(lines: &[String]) -> Option<String> {
     lines.iter().rev().filter(|line| !line.contains("end Kernel panic")).find_map(said)
 }
 
-/// Waits until the process of a pidfd has ended, reaps it when it is a child of this process, and gives its status.
-pub(crate) async fn wait(pidfd: &AsyncFd<Arc<OwnedFd>>) -> std::io::Result<VmExit> {
+/// Waits until a process has ended, reaps it when it is a child of this process, and gives its status.
+pub(crate) async fn wait(pidfd: &AsyncFd<Arc<OwnedFd>>, pid: i32) -> std::io::Result<VmExit> {
     pidfd.ready(Interest::READABLE).await?.retain_ready();
     loop {
         match waitid(Id::PIDFd(pidfd.get_ref().as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
@@ -99,19 +95,10 @@ pub(crate) async fn wait(pidfd: &AsyncFd<Arc<OwnedFd>>) -> std::io::Result<VmExi
             _ => break,
         }
     }
-    // The kernel reports a hang-up once init has reaped it; from then on it gives the status.
-    let _ = timeout(REAP_DEADLINE, async {
-        while exit_info(pidfd.get_ref()).is_none() {
-            let mut ready = pidfd.ready(Interest::READABLE).await?;
-            if ready.ready().is_read_closed() {
-                break;
-            }
-            ready.clear_ready();
-        }
-        std::io::Result::Ok(())
-    })
-    .await;
-    Ok(exit_info(pidfd.get_ref()).map_or_else(VmExit::default, from_wait_status))
+    // Until init reaps it, its status is in /proc; its number is not given to another process meanwhile. The pidfd has
+    // it from then on: so one of the two answers, unless the kernel is old and init was faster.
+    let status = exit_info(pidfd.get_ref()).or_else(|| zombie_status(pid)).or_else(|| exit_info(pidfd.get_ref()));
+    Ok(status.map_or_else(VmExit::default, from_wait_status))
 }
 
 /// Code or signal of a status as wait(2) gives it.
@@ -152,7 +139,11 @@ mod tests {
 
     #[test]
     fn a_panic_is_the_reason_whatever_the_status() {
-        let lines = ["x", "[ 1.0] Kernel panic - not syncing: VFS: no root", "---[ end Kernel panic - not syncing: VFS: no root ]---"];
+        let lines = [
+            "x",
+            "[ 1.0] Kernel panic - not syncing: VFS: no root",
+            "---[ end Kernel panic - not syncing: VFS: no root ]---",
+        ];
         let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
         assert_eq!(panic_reason(&lines), Some("VFS: no root".to_owned()));
         let exit = VmExit { code: Some(0), panic: Some("VFS: no root".to_owned()), ..VmExit::default() };
@@ -162,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_status_without_a_panic_gives_the_last_line() {
-        let exit = VmExit { code: Some(1), last_lines: vec!["no disk".to_owned(), " ".to_owned()], ..VmExit::default() };
+        let exit =
+            VmExit { code: Some(1), last_lines: vec!["no disk".to_owned(), " ".to_owned()], ..VmExit::default() };
         assert_eq!(exit.to_string(), "its process ended with code 1; last line: no disk");
     }
 }

@@ -10,15 +10,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::statvfs::statvfs;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 
 use crate::cgroup::Cgroup;
 use crate::error::VmError;
 use crate::host::{HostInner, remove_files};
-use crate::hypervisor::{
-    self, CONSOLE_SOCKET, CONTROL_SOCKET, CommandLine, FdRole, Hypervisor, MONITOR_SOCKET,
-};
+use crate::hypervisor::{self, CONSOLE_SOCKET, CONTROL_SOCKET, CommandLine, FdRole, Hypervisor, MONITOR_SOCKET};
 use crate::machine::{Machine, Parts};
 use crate::paths::VmPaths;
 use crate::procs::Stat;
@@ -45,6 +45,8 @@ impl Drop for Launched {
     fn drop(&mut self) {
         if let Some(parts) = self.parts.take() {
             let _ = parts.kill();
+            // Without a control group: UML's helpers. The number is still this child's, which nobody has reaped.
+            let _ = killpg(Pid::from_raw(parts.process.pid), Signal::SIGKILL);
             let _ = waitid(Id::PIDFd(parts.pidfd.as_fd()), WaitPidFlag::WEXITED);
             let _ = remove_files(&parts.paths, parts.cgroup.as_ref());
         }
@@ -81,18 +83,12 @@ pub(crate) fn launch(host: &HostInner, spec: VmSpec, taps: &[OwnedFd]) -> Result
     let mut undo = Undo { paths: paths.clone(), cgroup: None, armed: true };
     let log = open_log(&paths)?;
     let fds = Descriptors::make(&command, &paths, taps, &log)?;
-    if let Some(cgroups) = &host.cgroups {
-        undo.cgroup = Some(cgroups.create(&spec.experiment, &spec.name)?);
-    }
-    let cgroup = undo.cgroup.clone();
+    let cgroup = host.cgroups.as_ref().map(|cgroups| cgroups.group(&spec.experiment, &spec.name));
     let cgroup_path = cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned());
     let mut record = Record::new(spec, host.boot_id.clone(), command.fds.clone(), cgroup_path);
-    record.write(&paths.record())?;
-
-    let cgroup_dir = match &cgroup {
-        Some(cgroup) => Some(File::open(cgroup.dir()).map_err(VmError::io("cannot open", cgroup.dir()))?),
-        None => None,
-    };
+    record.write(&paths.record())?; // before the group is made, so that the group cannot be lost
+    undo.cgroup = cgroup.clone();
+    let cgroup_dir = cgroup.as_ref().map(Cgroup::create).transpose()?;
     let start = || VmError::io("cannot start", &command.program);
     let child = spawn::prepare(&spawn::Program {
         program: &command.program,

@@ -295,7 +295,7 @@ impl Machine {
 
 /// The task of one VM: waits for its end, ends what is left of it, writes down and tells how it ended.
 async fn watch_exit(parts: Parts, pidfd: AsyncFd<Arc<OwnedFd>>, sender: watch::Sender<Option<VmExit>>) {
-    let status = exit::wait(&pidfd).await.unwrap_or_default();
+    let status = exit::wait(&pidfd, parts.process.pid).await.unwrap_or_default();
     if let Err(error) = end_group(parts.cgroup.as_ref(), parts.process).await {
         warn!(vm = parts.record.spec.label(), "{error}");
     }
@@ -353,8 +353,7 @@ async fn end_session(leader: ProcessId) -> Result<(), VmError> {
 fn pidfd_kill(pidfd: &OwnedFd) -> std::io::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a plain system call; a null siginfo is allowed.
-    let result =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
     match Errno::result(result) {
         Ok(_) | Err(Errno::ESRCH) => Ok(()),
         Err(errno) => Err(errno.into()),

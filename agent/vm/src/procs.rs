@@ -60,6 +60,17 @@ pub(crate) fn ticks(count: u64) -> Duration {
     Duration::from_millis(count * 1000 / per_second)
 }
 
+/// The wait status of a process that has ended and was not reaped yet: the last field of its stat.
+pub(crate) fn zombie_status(pid: i32) -> Option<i32> {
+    parse_zombie_status(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_zombie_status(text: &str) -> Option<i32> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    (fields.first() == Some(&"Z")).then(|| fields.get(52 - 3)?.parse().ok())?
+}
+
 /// Processes that belong to a session, whoever their parent is. Reads all of /proc.
 pub(crate) fn session_members(session: i32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -133,6 +144,19 @@ mod tests {
     fn a_name_with_parentheses_does_not_mislead() {
         let line = "7 (a) R (b) S 1 7 9 0 -1 4 0 0 0 0 11 22 1 2 20 0 1 0 333 0 0";
         assert_eq!(Stat::parse(line), Some(Stat { state: 'S', session: 9, cpu_ticks: 36, start: 333 }));
+    }
+
+    #[test]
+    fn a_child_that_waits_to_be_reaped_has_its_status() {
+        let mut child = std::process::Command::new("/bin/sh").args(["-c", "exit 5"]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let id = nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(pid));
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(id, flags).unwrap();
+        assert_eq!(zombie_status(pid), Some(5 << 8));
+        child.wait().unwrap();
+        assert_eq!(zombie_status(pid), None);
+        assert_eq!(zombie_status(i32::try_from(std::process::id()).unwrap()), None, "it runs");
     }
 
     #[test]

@@ -273,7 +273,8 @@ mod tests {
         let mut passed = tempfile::tempfile().unwrap();
         let fds = [passed.as_fd(), passed.as_fd()];
         // The shell's own descriptor for the directory listing comes on top of those that were passed.
-        let child = run("echo one >&3; echo two >&4; cd /proc/$$/fd; echo *; echo $A $(cut -d' ' -f6 ../stat)", &fds, &output);
+        let child =
+            run("echo one >&3; echo two >&4; cd /proc/$$/fd; echo *; echo $A $(cut -d' ' -f6 ../stat)", &fds, &output);
         let pid = child.pid();
         wait(&child.go().unwrap());
         assert_eq!(text(&mut passed), "one\ntwo\n");

@@ -92,9 +92,8 @@ async fn survives_its_daemon(spec: VmSpec) {
     assert_eq!(machine.control().hello(PATIENCE).await.unwrap().boot_id, boot);
     let exit = machine.shutdown(PATIENCE).await.unwrap();
     assert_eq!((exit.signal, exit.panic.as_deref()), (None, None), "{exit:?}");
-    if exit_status_of_others_is_known() {
-        assert_eq!(exit.code, Some(0), "{exit:?}");
-    }
+    // Known although it was somebody else's child: init may be faster where the kernel is older than 6.15.
+    assert!(exit.code == Some(0) || !exit_status_of_others_is_known(), "{exit:?}");
     assert_eq!(place.processes(), Vec::<i32>::new());
 }
 
@@ -196,7 +195,9 @@ async fn an_intent_without_a_process_was_never_started() {
     record["boot_id"] = "another".into();
     std::fs::write(&path, record.to_string()).unwrap();
     match host.adopt("exp", "a").await.unwrap() {
-        Adopted::Ended { exit, .. } => assert_eq!(exit, VmExit { last_lines: exit.last_lines.clone(), ..VmExit::default() }),
+        Adopted::Ended { exit, .. } => {
+            assert_eq!(exit, VmExit { last_lines: exit.last_lines.clone(), ..VmExit::default() })
+        }
         other => panic!("{other:?}"),
     }
     host.remove("exp", "a").await.unwrap();

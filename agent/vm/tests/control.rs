@@ -172,7 +172,8 @@ async fn who_waits_for_a_vm_that_ends_is_told() {
 async fn a_guest_that_does_not_answer_costs_its_deadline_and_no_more() {
     let place = Place::new();
     let dumb = VmSpec { cmdline: "root=/dev/ram0 rdinit=/bin/sleep quiet".to_owned(), ..uml("x") };
-    let machine = place.host().launch(VmSpec { cmdline: format!("{} 999", dumb.cmdline), ..dumb }, vec![]).await.unwrap();
+    let machine =
+        place.host().launch(VmSpec { cmdline: format!("{} 999", dumb.cmdline), ..dumb }, vec![]).await.unwrap();
     let error = machine.control().ping(Duration::from_millis(50)).await.unwrap_err();
     assert!(error.to_string().contains("\"ping\" within 50ms"), "{error}");
     machine.remove().await.unwrap();

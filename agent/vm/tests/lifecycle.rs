@@ -110,6 +110,37 @@ async fn a_vm_whose_first_process_is_killed_leaves_no_helpers() {
     assert_eq!(place.processes(), Vec::<i32>::new());
 }
 
+#[tokio::test]
+async fn without_control_groups_no_helper_is_left_either() {
+    let place = Place::without_cgroups();
+    let machine = place.host().launch(uml("a"), Vec::new()).await.unwrap();
+    machine.control().hello(PATIENCE).await.unwrap();
+    assert!(place.processes().len() > 1, "a UML VM has helpers");
+    assert!(machine.usage().unwrap().cpu > Duration::ZERO);
+    machine.kill().await.unwrap();
+    assert_eq!(place.processes(), Vec::<i32>::new());
+    machine.remove().await.unwrap();
+}
+
+async fn is_undone_when_dropped(place: Place) {
+    let host = place.host();
+    assert!(timeout(Duration::ZERO, host.launch(uml("a"), Vec::new())).await.is_err(), "it was not broken off");
+    // The thread that was at it undoes it; there is nothing to wait on but the directory.
+    let gone = async {
+        while std::fs::read_dir(place.config().run_dir).unwrap().count() > 0 || !place.processes().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, gone).await.is_ok(), "{:?}", place.processes());
+    assert_eq!(place.cgroups(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_launch_that_is_dropped_is_undone() {
+    is_undone_when_dropped(Place::new()).await;
+    is_undone_when_dropped(Place::without_cgroups()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn twenty_vms_start_at_once() {
     let place = Place::new();

@@ -92,19 +92,69 @@ fn print_plan(loaded: &source::Loaded) {
         output::plural(totals.routers, "router"),
         output::plural(totals.links, "link"),
     );
+    let memory = match (totals.memory, totals.vms_of_default_memory) {
+        (given, 0) => output::bytes(given),
+        (0, _) => "as much as their hypervisor and image need by default".to_owned(),
+        (given, others) => format!("{}, and {} with the default", output::bytes(given), output::plural(others, "VM")),
+    };
+    println!("{}, memory {memory}\n", output::plural(totals.cpus, "virtual processor"));
+    let mut groups = Table::new(&["GROUP", "VMS", "IMAGE", "RUNS ON", "MEMORY", "ADDRESSES"]);
+    for group in &summary.groups {
+        let addresses: Vec<String> = group.addresses.iter().map(interval).collect();
+        groups.row(vec![
+            group.name.clone(),
+            group.count.to_string(),
+            group.image.clone(),
+            group.hypervisor.map_or("default", hypervisor).to_owned(),
+            group.memory.map_or_else(|| "default".to_owned(), output::bytes),
+            addresses.join(" "),
+        ]);
+    }
+    groups.print();
+    println!();
     let mut segments = Table::new(&["SEGMENT", "PREFIX", "GATEWAY", "PORTS", "MTU", "VNI"]);
     for segment in &summary.segments {
         segments.row(vec![
             segment.name.clone(),
             segment.prefix.to_string(),
-            segment.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+            segment.gateway.map_or_else(|| "-".to_owned(), |gateway| gateway.to_string()),
             segment.ports.to_string(),
             segment.mtu.to_string(),
             segment.vni.to_string(),
         ]);
     }
-    println!();
     segments.print();
+    if !summary.routers.is_empty() {
+        println!();
+        let mut routers = Table::new(&["ROUTER", "KIND", "ADDRESSES"]);
+        for router in &summary.routers {
+            let addresses: Vec<String> = router.addresses.iter().map(ToString::to_string).collect();
+            routers.row(vec![router.name.clone(), format!("{:?}", router.kind).to_lowercase(), addresses.join(" ")]);
+        }
+        routers.print();
+    }
+}
+
+fn hypervisor(kind: netlang::HypervisorKind) -> &'static str {
+    match kind {
+        netlang::HypervisorKind::Uml => "uml",
+        netlang::HypervisorKind::Qemu => "qemu",
+    }
+}
+
+/// "10.0.0.16", "10.0.0.16-45", "10.0.0.250-10.0.1.20 (4 segments)".
+fn interval(interval: &netlang::Interval) -> String {
+    let (first, last) = (interval.first, interval.last);
+    let mut text = first.to_string();
+    if first != last && first.octets()[..3] == last.octets()[..3] {
+        text += &format!("-{}", last.octets()[3]);
+    } else if first != last {
+        text += &format!("-{last}");
+    }
+    if interval.segments > 1 {
+        text += &format!(" ({} segments)", interval.segments);
+    }
+    text
 }
 
 pub fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Failure> {

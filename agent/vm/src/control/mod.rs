@@ -35,7 +35,9 @@ const MAX_TARGETS: usize = 1024;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ControlError {
     /// The guest did not answer in time.
-    #[error("the guest did not answer to \"{doing}\" within {deadline:?}: it may still be booting, paused or hung; see its console log")]
+    #[error(
+        "the guest did not answer to \"{doing}\" within {deadline:?}: it may still be booting, paused or hung; see its console log"
+    )]
     Deadline {
         /// What was asked.
         doing: &'static str,

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_wire::{Decoder, ExecId, ToAgent, ToGuest, WINDOW_BYTES, encode};
+use fleet_wire::{Decoder, ExecId, Pacer, ToAgent, ToGuest, WINDOW_BYTES, encode};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -89,7 +89,6 @@ impl Task {
         let mut decoder = Decoder::default();
         let mut retry = RETRY.0;
         let mut again = Instant::now() + retry;
-        session.out.push_back(0); // ends a frame that a predecessor left half written
         session.send(&ToGuest::Attach { session: session.id });
         loop {
             let room = session.out.len() < WRITE_LIMIT;
@@ -99,7 +98,11 @@ impl Task {
                     match read {
                         Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
                         Ok(got) => {
-                            for message in decoder.push::<ToAgent>(&bytes[..got]) {
+                            let messages = decoder.push::<ToAgent>(&bytes[..got]);
+                            if let Some(total) = decoder.take_note() {
+                                session.pacer.noted(total);
+                            }
+                            for message in messages {
                                 session.take(message, &mut self.last_boot);
                             }
                         }
@@ -107,10 +110,14 @@ impl Task {
                         Err(error) => return error,
                     }
                 }
-                ready = stream.writable(), if !session.out.is_empty() => {
-                    let written = ready.and_then(|()| stream.try_write(session.out.make_contiguous()));
+                ready = stream.writable(), if !session.out.is_empty() && session.pacer.room() > 0 => {
+                    let allowed = session.out.len().min(session.pacer.room());
+                    let written = ready.and_then(|()| stream.try_write(&session.out.make_contiguous()[..allowed]));
                     match written {
-                        Ok(written) => drop(session.out.drain(..written)),
+                        Ok(written) => {
+                            session.pacer.sent(written);
+                            session.out.drain(..written);
+                        }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         Err(error) => return error,
                     }
@@ -136,6 +143,7 @@ struct Session {
     attached: bool,
     link: watch::Sender<Link>,
     out: VecDeque<u8>,
+    pacer: Pacer,
     next_nonce: u64,
     pings: HashMap<u64, oneshot::Sender<()>>,
     probes: HashMap<u64, oneshot::Sender<Probed>>,
@@ -161,7 +169,8 @@ impl Session {
             id: random_id(),
             attached: false,
             link,
-            out: VecDeque::new(),
+            out: VecDeque::from([0]), // ends a frame that an earlier session left half written
+            pacer: Pacer::default(),
             next_nonce: 1,
             pings: HashMap::new(),
             probes: HashMap::new(),
@@ -325,7 +334,10 @@ impl Session {
             link.hello = mine.then_some(hello);
         });
         self.attached = mine;
-        if !mine {
+        if mine {
+            self.pacer.attached();
+        } else {
+            self.pacer = Pacer::default();
             self.send(&ToGuest::Attach { session: self.id });
         }
     }

@@ -26,11 +26,8 @@ const REPLY_HEADER: usize = 12;
 /// # Errors
 /// When nobody answers within the deadline, or the answer is an error.
 pub(super) async fn request(path: &Path, command: &str, deadline: Duration) -> Result<String, VmError> {
-    let refused = |problem: String| VmError::Monitor {
-        vm: path.display().to_string(),
-        command: command.to_owned(),
-        problem,
-    };
+    let refused =
+        |problem: String| VmError::Monitor { vm: path.display().to_string(), command: command.to_owned(), problem };
     timeout(deadline, exchange(path, command))
         .await
         .map_err(|_| VmError::Deadline { doing: format!("\"{command}\" to {}", path.display()), deadline })?

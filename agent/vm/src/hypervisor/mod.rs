@@ -130,13 +130,8 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// When the specification cannot be run or a path is too long.
-    fn command(
-        &self,
-        spec: &VmSpec,
-        paths: &VmPaths,
-        program: &Path,
-        host: &HostFacts,
-    ) -> Result<CommandLine, VmError>;
+    fn command(&self, spec: &VmSpec, paths: &VmPaths, program: &Path, host: &HostFacts)
+    -> Result<CommandLine, VmError>;
 
     /// Where the control channel of a VM is found.
     fn control(&self) -> Endpoint;

@@ -17,8 +17,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    CONSOLE_SOCKET, CONTROL_SOCKET, Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor,
-    MONITOR_SOCKET, Program, check, fd_number, qmp::Qmp,
+    CONSOLE_SOCKET, CONTROL_SOCKET, Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, MONITOR_SOCKET,
+    Program, check, fd_number, qmp::Qmp,
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
@@ -164,8 +164,7 @@ mod tests {
     #[allow(clippy::unwrap_used)]
     fn a_vm_with_kvm_keeps_the_clock_of_its_processor() {
         let spec = VmSpec { accelerator: Some(Accelerator::Kvm), ..spec("qemu", 0) };
-        let command =
-            Qemu.command(&spec, &paths(), Path::new("/usr/bin/qemu"), &HostFacts { tsc_khz: 1 }).unwrap();
+        let command = Qemu.command(&spec, &paths(), Path::new("/usr/bin/qemu"), &HostFacts { tsc_khz: 1 }).unwrap();
         let text = text(&command);
         assert!(text.contains("-accel kvm -cpu host") && !text.contains("tsc"), "{text}");
     }

@@ -27,11 +27,8 @@ impl Qmp {
     /// # Errors
     /// When the monitor does not answer within the deadline, or refuses.
     pub(super) async fn run(path: &Path, command: &str, deadline: Duration) -> Result<Value, VmError> {
-        let refused = |problem: String| VmError::Monitor {
-            vm: path.display().to_string(),
-            command: command.to_owned(),
-            problem,
-        };
+        let refused =
+            |problem: String| VmError::Monitor { vm: path.display().to_string(), command: command.to_owned(), problem };
         let conversation = async {
             let mut qmp = Qmp::connect(path).await?;
             qmp.execute(command).await
@@ -101,8 +98,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("q");
         let listener = UnixListener::bind(&path).unwrap();
-        let lines =
-            ["{\"QMP\":{}}\n", "{\"return\":{}}\n", "{\"event\":\"STOP\"}\n{\"return\":{\"running\":false}}\n"];
+        let lines = ["{\"QMP\":{}}\n", "{\"return\":{}}\n", "{\"event\":\"STOP\"}\n{\"return\":{\"running\":false}}\n"];
         let (result, ()) =
             tokio::join!(Qmp::run(&path, "query-status", Duration::from_secs(5)), answer(listener, &lines));
         assert_eq!(result.unwrap(), json!({ "running": false }));

@@ -17,9 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{
-    Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, Program, check, fd_number, mconsole,
-};
+use super::{Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, Program, check, fd_number, mconsole};
 use crate::error::VmError;
 use crate::paths::VmPaths;
 use crate::spec::VmSpec;
@@ -129,9 +127,7 @@ mod tests {
     #[test]
     #[allow(clippy::unwrap_used)]
     fn the_command_line_names_every_descriptor_that_is_passed() {
-        let command = Uml
-            .command(&spec("uml", 2), &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 })
-            .unwrap();
+        let command = Uml.command(&spec("uml", 2), &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }).unwrap();
         assert_eq!(
             text(&command),
             "/i/linux rdinit=/init quiet mem=48M con=null con0=fd:6,fd:7 ssl=null ssl0=fd:4 \

@@ -17,7 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Where one test has its VMs. Dropped, it kills and removes all that is left.
 pub struct Place {
     dir: tempfile::TempDir,
-    pub cgroup: String,
+    cgroup: String,
 }
 
 impl Place {
@@ -27,13 +27,16 @@ impl Place {
         Place { dir, cgroup }
     }
 
-    /// The place of a test that runs in another process.
-    pub fn config_at(dir: &Path, cgroup: &str) -> HostConfig {
-        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: cgroup.to_owned() }
+    /// A place on a host that has no control groups to offer.
+    pub fn without_cgroups() -> Place {
+        let mut place = Place::new();
+        place.cgroup = "x".repeat(300); // longer than a name may be
+        place
     }
 
     pub fn config(&self) -> HostConfig {
-        Place::config_at(self.dir.path(), &self.cgroup)
+        let dir = self.dir.path();
+        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: self.cgroup.clone() }
     }
 
     pub fn path(&self) -> &Path {
@@ -69,18 +72,30 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        for pid in self.processes() {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
         if let Some(parent) = cgroup_mount().map(|mount| mount.join(&self.cgroup)) {
             let _ = fs::write(parent.join("cgroup.kill"), "1");
-            for pid in self.processes() {
-                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
-            }
             for experiment in self.cgroups() {
                 for vm in fs::read_dir(&experiment).into_iter().flatten().flatten() {
-                    let _ = fs::remove_dir(vm.path());
+                    remove_cgroup(&vm.path());
                 }
-                let _ = fs::remove_dir(experiment);
+                remove_cgroup(&experiment);
             }
             let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
+/// Removes a group whose processes were killed a moment ago.
+fn remove_cgroup(dir: &Path) {
+    for _ in 0..200 {
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            _ => return,
         }
     }
 }

@@ -173,3 +173,114 @@ fn accumulate(index: usize, metric: &Metric, aggregate: Aggregate) -> (Document,
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::query::{Selection, VmNames};
+    use fleet_proto::v1::TelemetryQueryRequest;
+    use mongodb::bson::DateTime;
+
+    fn pipeline(metrics: &[&str], bucket_ms: u64, aggregate: &str) -> Vec<Document> {
+        let request = TelemetryQueryRequest {
+            metrics: metrics.iter().map(ToString::to_string).collect(),
+            bucket_ms,
+            aggregate: aggregate.into(),
+            from_ms: 1000,
+            until_ms: 2000,
+            limit: 5,
+            ..TelemetryQueryRequest::default()
+        };
+        let vms = vec![VmNames::Name("gw".into())];
+        let selection = Selection { experiment: Some("hello".into()), hosts: vec![], vms };
+        Query::from_request(&request, selection).unwrap().pipeline()
+    }
+
+    fn filter() -> Document {
+        let range = doc! { "$gte": DateTime::from_millis(1000), "$lt": DateTime::from_millis(2000) };
+        doc! { "$match": { "meta.experiment": "hello", "meta.vm": "gw", "ts": range } }
+    }
+
+    #[test]
+    fn raw_samples_are_filtered_projected_and_limited_to_the_latest() {
+        let fields = doc! {
+            "_id": 0,
+            "time": "$ts",
+            "experiment": "$meta.experiment",
+            "host": "$meta.host",
+            "vm": "$meta.vm",
+            "m0": "$memory",
+            "m1": "$cpu_time_ms",
+        };
+        let by = |time: i32| doc! { "$sort": { "time": time, "experiment": 1, "host": 1, "vm": 1 } };
+        let expected = [filter(), doc! { "$project": fields }, by(-1), doc! { "$limit": 5i64 }, by(1)];
+        assert_eq!(pipeline(&["memory", "cpu_time"], 0, ""), expected);
+    }
+
+    #[test]
+    fn gauges_are_grouped_by_series_and_bucket() {
+        let stages = pipeline(&["cpu", "memory"], 30_000, "max");
+        let id = doc! {
+            "experiment": "$meta.experiment",
+            "host": "$meta.host",
+            "vm": "$meta.vm",
+            "time": { "$dateTrunc": { "date": "$ts", "unit": "millisecond", "binSize": 30_000i64 } },
+        };
+        let group = doc! { "_id": id, "m0": { "$max": "$cpu" }, "m1": { "$max": "$memory" } };
+        let fields = doc! {
+            "_id": 0,
+            "time": "$_id.time",
+            "experiment": "$_id.experiment",
+            "host": "$_id.host",
+            "vm": "$_id.vm",
+            "m0": 1,
+            "m1": 1,
+        };
+        assert_eq!(stages[..3], [filter(), doc! { "$group": group }, doc! { "$project": fields }]);
+    }
+
+    #[test]
+    fn percentiles_are_taken_out_of_their_array_and_last_is_sorted_before() {
+        let stages = pipeline(&["cpu"], 1000, "p95");
+        let percentile = doc! { "input": "$cpu", "p": [0.95], "method": "approximate" };
+        assert_eq!(
+            stages[1].get_document("$group").unwrap().get("m0"),
+            Some(&doc! { "$percentile": percentile }.into())
+        );
+        let shown = doc! { "$arrayElemAt": ["$m0", 0] };
+        assert_eq!(stages[2].get_document("$project").unwrap().get("m0"), Some(&shown.into()));
+        assert_eq!(pipeline(&["cpu"], 1000, "last")[1], doc! { "$sort": { "ts": 1 } });
+    }
+
+    #[test]
+    fn without_a_bucket_the_whole_time_is_one() {
+        let stages = pipeline(&["cpu"], 0, "avg");
+        let group = stages[1].get_document("$group").unwrap();
+        assert!(!group.get_document("_id").unwrap().contains_key("time"));
+        assert_eq!(group.get("time"), Some(&doc! { "$min": "$ts" }.into()));
+    }
+
+    #[test]
+    fn counters_are_differenced_within_their_series_and_gauges_are_not() {
+        let stages = pipeline(&["cpu", "cpu_time"], 1000, "avg");
+        let window = stages[1].get_document("$setWindowFields").unwrap();
+        let series = doc! { "experiment": "$meta.experiment", "host": "$meta.host", "vm": "$meta.vm" };
+        assert_eq!(window.get_document("partitionBy").unwrap(), &series);
+        let before: Vec<_> = window.get_document("output").unwrap().keys().collect();
+        assert_eq!(before, ["ts0", "v1"], "the gauge of index 0 needs no value before");
+        let group = stages[4].get_document("$group").unwrap();
+        assert_eq!(group.get("m0"), Some(&doc! { "$avg": "$cpu" }.into()));
+        assert_eq!(group.get("m1"), Some(&doc! { "$sum": "$d1" }.into()));
+    }
+
+    #[test]
+    fn events_are_filtered_by_their_own_fields() {
+        let request = TelemetryQueryRequest { events: true, limit: 5, ..TelemetryQueryRequest::default() };
+        let selection = Selection { experiment: Some("hello".into()), ..Selection::default() };
+        let stages = Query::from_request(&request, selection).unwrap().pipeline();
+        assert_eq!(stages[0], doc! { "$match": { "experiment": "hello" } });
+        let fields = doc! { "_id": 0, "time": "$ts", "kind": 1, "experiment": 1, "host": 1, "vm": 1, "message": 1 };
+        assert_eq!(stages[1], doc! { "$project": fields });
+    }
+}

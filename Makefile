@@ -1,0 +1,61 @@
+# Everything that a newcomer needs: `make demo` and `make test`. Both install what is missing first, and can be repeated.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO  ?= cargo
+TARGET := target/debug
+INIT   := target/x86_64-unknown-linux-gnu/guest/fleet-init
+# A fleet of the demo's own, beside whatever else runs on this machine.
+DEMO_ROOT ?= /tmp/fleet-demo
+
+.PHONY: help setup build release install init images demo test lint unit bench clean
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Install what is missing: Debian packages and the telemetry server
+	@deploy/setup.sh
+
+build: init ## Build fleet and the guests' init (debug)
+	@echo "fleet: building the program"
+	@$(CARGO) build --quiet --package fleet-controller
+
+init:
+	@echo "fleet: building the guests' init, a static program"
+	@$(CARGO) rustc --quiet --profile guest --package fleet-init --target x86_64-unknown-linux-gnu -- \
+	    -C target-feature=+crt-static -C relocation-model=static
+
+release: init ## Build the optimised fleet
+	@echo "fleet: building the optimised program"
+	@$(CARGO) build --quiet --release --package fleet-controller
+
+install: release ## Install fleet into /usr/local
+	@install -D -m 755 target/release/fleet $(DESTDIR)/usr/local/bin/fleet
+	@install -D -m 755 $(INIT) $(DESTDIR)/usr/local/lib/fleet/fleet-init
+	@echo "fleet: installed /usr/local/bin/fleet"
+
+images: build
+	@echo "fleet: building the guest image tiny, if it is not there"
+	@$(TARGET)/fleet image build tiny
+
+demo: setup build images ## Bring examples/hello.fleet up, look at it, and take it down
+	@deploy/demo.sh $(TARGET)/fleet $(DEMO_ROOT)
+
+lint: ## Formatting and clippy, as `make test` checks them
+	@echo "fleet: checking the formatting"
+	@$(CARGO) fmt --all --check
+	@echo "fleet: running clippy"
+	@$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
+
+unit: ## Only the tests that start no VM and need no root
+	@$(CARGO) test --quiet -p netlang -p fleet-proto -p fleet-wire -p fleet-telemetry --lib
+
+test: setup build images lint ## Every test, with real VMs, networks and a real telemetry server
+	@echo "fleet: running every test"
+	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --exclude fleet-init
+
+bench: setup release images ## Measure, and write docs/benchmarks.md
+	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --out docs/benchmarks.md
+
+clean: ## Remove what was built here (images and downloads stay in their caches)
+	@$(CARGO) clean
