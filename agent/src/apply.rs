@@ -135,18 +135,20 @@ async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) 
     };
     let joined = tokio::task::spawn_blocking(blocking).await;
     let (slice, wanted, network) = joined.map_err(|error| Status::internal(error.to_string()))??;
-    let work = compare(&experiment.slots(), wanted);
+    let planned = experiment.around.network.plan(&network).await;
+    let planned = planned.map_err(|error| Status::failed_precondition(error.to_string()))?;
+    let work = compare(&experiment.slots(), wanted, &planned);
     let starting: Vec<_> = work.start.iter().chain(&work.restart).map(|wanted| wanted.spec.clone()).collect();
     choose::admit(&agent.config.host, &starting, room(agent, &work))
         .map_err(|error| Status::resource_exhausted(error.to_string()))?;
-    let planned = experiment.around.network.plan(&network).await;
-    let planned = planned.map_err(|error| Status::failed_precondition(error.to_string()))?;
     let difference = work.difference(&planned);
     Ok(Prepared { slice, network, work, difference })
 }
 
 /// Sorts the wanted VMs by what is to be done, and finds those that nobody wants any more.
-fn compare(slots: &Slots, wanted: Vec<Wanted>) -> Work {
+fn compare(slots: &Slots, wanted: Vec<Wanted>, network: &NetReport) -> Work {
+    // A running VM whose port has to be made holds the end of one that somebody removed: it is deaf until restarted.
+    let lost: HashSet<&str> = network.made.iter().filter_map(|made| made.strip_prefix("port ")).collect();
     let names: HashSet<String> = wanted.iter().map(|wanted| wanted.vm.vm.name.clone()).collect();
     let stop = slots.iter().filter(|slot| !names.contains(slot.name())).cloned().collect();
     let mut work = Work { start: Vec::new(), restart: Vec::new(), keep: Vec::new(), stop };
@@ -155,7 +157,10 @@ fn compare(slots: &Slots, wanted: Vec<Wanted>) -> Work {
         match running {
             None => work.start.push(wanted),
             // How fast the guest's delay loop runs is measured anew by each agent, and changes nothing.
-            Some(running) if fleet_vm::VmSpec { lpj: wanted.spec.lpj, ..running.clone() } == wanted.spec => {
+            Some(running)
+                if fleet_vm::VmSpec { lpj: wanted.spec.lpj, ..running.clone() } == wanted.spec
+                    && !wanted.vm.ports.iter().any(|port| lost.contains(port.as_str())) =>
+            {
                 work.keep.push(wanted);
             }
             Some(_) => work.restart.push(wanted),
@@ -283,7 +288,7 @@ async fn tell_kept(keep: &[Arc<Slot>], experiment: &Experiment, report: &Report)
     }
 }
 
-/// Starts VMs, some at a time, until all are up or failed, or the caller goes away.
+/// Starts VMs, some at a time, until all are up or failed, the caller goes away, or the experiment is to be removed.
 async fn start_all(start: Vec<Arc<Slot>>, concurrency: usize, experiment: &Arc<Experiment>, report: &Report) {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let concurrency = if concurrency == 0 { cores * STARTING_PER_CORE } else { concurrency };
@@ -301,8 +306,10 @@ async fn start_all(start: Vec<Arc<Slot>>, concurrency: usize, experiment: &Arc<E
     tokio::pin!(starts);
     tokio::select! {
         () = &mut starts => return,
-        () = report.abandoned() => abandoned.store(true, Ordering::Relaxed),
+        () = report.abandoned() => {}
+        () = experiment.interrupted() => {}
     }
+    abandoned.store(true, Ordering::Relaxed);
     // Those that were begun come to their end: nothing half-made stays.
     starts.await;
 }
@@ -347,6 +354,8 @@ pub async fn remove(agent: &Arc<Agent>, name: &str, report: &Report) -> Option<P
         }
     };
     let _busy = experiment.busy();
+    // Whoever wants it gone does not want to wait until it is all up.
+    experiment.interrupt().await;
     let _operation = experiment.operation.lock().await;
     Some(remove_locked(agent, &experiment, report).await)
 }

@@ -9,6 +9,7 @@ use fleet_net::Network;
 use fleet_proto::v1::{ExperimentStatus, RouterStatus, Spec, StateCount, VmState};
 use fleet_vm::VmHost;
 use prost::Message;
+use tokio::sync::watch;
 
 use crate::hub::Hub;
 use crate::slice::{Slice, address_text};
@@ -75,6 +76,7 @@ pub struct Experiment {
     pub operation: tokio::sync::Mutex<()>,
     dir: PathBuf,
     waiting: AtomicUsize,
+    removals: watch::Sender<u64>,
     slice: Mutex<Option<Slice>>,
     slots: Mutex<Arc<Slots>>,
     routers: Mutex<Vec<RouterStatus>>,
@@ -102,6 +104,7 @@ impl Experiment {
             operation: tokio::sync::Mutex::new(()),
             dir,
             waiting: AtomicUsize::new(0),
+            removals: watch::Sender::new(0),
             slice: Mutex::new(None),
             slots: Mutex::default(),
             routers: Mutex::default(),
@@ -117,6 +120,20 @@ impl Experiment {
     pub fn busy(&self) -> Busy<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Busy(self)
+    }
+
+    /// Tells an apply that is under way to start nothing more, and ends the VMs that it is booting.
+    pub async fn interrupt(&self) {
+        self.removals.send_modify(|count| *count += 1);
+        for slot in self.slots().iter().filter(|slot| slot.state() == VmState::Booting) {
+            slot.interrupt(&self.around).await;
+        }
+    }
+
+    /// Completes when somebody wants the experiment gone, from now on.
+    pub async fn interrupted(&self) {
+        // The sender lives in the experiment: the channel cannot close while we wait.
+        drop(self.removals.subscribe().changed().await);
     }
 
     /// Its VMs now.
@@ -245,6 +262,12 @@ pub struct Remembered {
     pub spec: Spec,
     /// It was being applied when that agent ended.
     pub applying: bool,
+}
+
+/// Whether some experiment is remembered below a run folder: whether there is something for an agent to go on with.
+pub fn any_remembered(run_dir: &std::path::Path) -> bool {
+    let mut entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    entries.any(|entry| entry.path().join(SPEC_FILE).exists())
 }
 
 /// Reads what an earlier agent remembered in an experiment's folder; `None` when there is nothing, or nothing whole.

@@ -35,5 +35,6 @@ mod slot;
 
 pub use agent::{Agent, AgentError};
 pub use config::AgentConfig;
+pub use experiment::any_remembered;
 pub use fold::fold_names;
 pub use service::router;

@@ -400,6 +400,16 @@ impl Slot {
         }
     }
 
+    /// Ends it while it comes up, without waiting for whoever starts it: that one is told at once.
+    pub async fn interrupt(&self, around: &Surroundings) {
+        let Some(machine) = self.machine() else { return };
+        // Before its end, so that nobody takes that for a failure.
+        self.set(around, VmState::Stopping, "", &[]);
+        if let Err(error) = machine.kill().await {
+            tracing::warn!(vm = self.name, %error, "a VM that was coming up could not be ended at once");
+        }
+    }
+
     /// Holds it where it is, or lets it go on.
     pub async fn pause(&self, around: &Surroundings, pause: bool) -> Ended {
         let _gate = self.gate.lock().await;

@@ -27,7 +27,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 pub enum Start {
     /// The command brings something up.
     Always,
-    /// The command is about what a controller left: start it if there was one.
+    /// The command is about what is up: start it if one ended without taking everything down.
+    IfUp,
+    /// The command is about what was measured: start it if there ever was one.
     IfUsed,
     /// The command is about the controller itself.
     Never,
@@ -42,8 +44,14 @@ pub async fn connect(context: &Context, start: Start) -> Result<Client, Failure>
     if let Some(client) = try_connect(&socket).await? {
         return Ok(client);
     }
-    let used = context.config.state_dir.join(crate::daemon::STORE_FILE).exists();
-    if start == Start::Never || (start == Start::IfUsed && !used) {
+    let wanted = match start {
+        Start::Always => true,
+        // A controller that ends with nothing up removes this folder.
+        Start::IfUp => context.config.run_dir.exists(),
+        Start::IfUsed => context.config.state_dir.join(crate::daemon::STORE_FILE).exists(),
+        Start::Never => false,
+    };
+    if !wanted {
         return Err(Failure::new(Exit::NotReached, format!("no controller answers on {}", socket.display()))
             .help("`fleet up FILE` starts one, so does `fleet controller`"));
     }
@@ -53,13 +61,25 @@ pub async fn connect(context: &Context, start: Start) -> Result<Client, Failure>
     }
     eprintln!("fleet: no controller runs here; starting one in the background");
     let config = context.config.clone();
-    tokio::task::spawn_blocking(move || start_controller(&config))
+    let started = tokio::task::spawn_blocking(move || start_controller(&config))
         .await
-        .map_err(|error| Failure::internal(format!("the start of the controller was cut off: {error}")))??;
-    try_connect(&socket).await?.ok_or_else(|| {
+        .map_err(|error| Failure::internal(format!("the start of the controller was cut off: {error}")))?;
+    let client = try_connect(&socket).await?;
+    if client.is_none() {
+        // Another command may have been quicker to start one; only when none serves does it matter why ours did not.
+        started?;
+    }
+    client.ok_or_else(|| {
         Failure::internal(format!("the controller started but does not answer on {}", socket.display()))
             .help(format!("its log is {}", context.config.log_file().display()))
     })
+}
+
+/// Ends a controller that a command started when nothing is up any more; one that somebody runs stays. To be said at
+/// the end of every command that can find or leave nothing up.
+pub async fn end_if_idle(client: &mut Client) {
+    // A controller that ended already, or ends just now, is as good.
+    drop(client.shutdown(ShutdownRequest { only_idle: true }).await);
 }
 
 async fn try_connect(socket: &Path) -> Result<Option<Client>, Failure> {
@@ -199,6 +219,15 @@ fn status_json(status: &StatusReply) -> serde_json::Value {
             "agent_rss_bytes": host.agent_rss_bytes,
         })).collect::<Vec<_>>(),
     })
+}
+
+/// Ends the controller when a command started it and nothing is up (any more).
+///
+/// # Errors
+/// When it does not answer.
+pub async fn let_go(client: &mut Client) -> Result<(), Failure> {
+    client.shutdown(ShutdownRequest { only_idle: true }).await?;
+    Ok(())
 }
 
 /// `fleet controller stop`.

@@ -1,7 +1,7 @@
 //! `fleet down`: nothing of an experiment remains.
 
 use clap::Args;
-use fleet_proto::v1::{DownRequest, ShutdownRequest};
+use fleet_proto::v1::DownRequest;
 
 use super::connect::{self, Start};
 use super::up::{failed, follow, new_op};
@@ -14,7 +14,7 @@ pub struct DownArgs {
 }
 
 pub async fn down(context: &Context, args: &DownArgs) -> Result<Exit, Failure> {
-    let mut client = match connect::connect(context, Start::IfUsed).await {
+    let mut client = match connect::connect(context, Start::IfUp).await {
         Ok(client) => client,
         Err(failure) if failure.exit == Exit::NotReached && args.experiments.is_empty() => {
             if context.json {
@@ -46,8 +46,7 @@ pub async fn down(context: &Context, args: &DownArgs) -> Result<Exit, Failure> {
     if context.json {
         output::json(&serde_json::json!({ "experiments": documents }));
     }
-    // A controller that a command started ends with the last experiment; one that somebody runs does not.
-    client.shutdown(ShutdownRequest { only_idle: true }).await?;
+    connect::end_if_idle(&mut client).await;
     Ok(if partial { Exit::Partial } else { Exit::Ok })
 }
 

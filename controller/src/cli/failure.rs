@@ -65,6 +65,14 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
+    /// From what a service says: it puts the mend on a line of its own that starts with `help: `.
+    pub fn from_words(exit: Exit, words: &str) -> Self {
+        match words.split_once("\nhelp: ") {
+            Some((message, help)) => Self::new(exit, message).help(help),
+            None => Self::new(exit, words),
+        }
+    }
+
     /// Adds what to do.
     #[must_use]
     pub fn help(self, help: impl Display) -> Self {
@@ -84,7 +92,6 @@ impl Failure {
 }
 
 impl From<Status> for Failure {
-    /// The services put the mend on a line of its own that starts with `help: `.
     fn from(status: Status) -> Self {
         let exit = match status.code() {
             Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted => Exit::Usage,
@@ -99,10 +106,7 @@ impl From<Status> for Failure {
             }
             _ => status.message().to_owned(),
         };
-        match message.split_once("\nhelp: ") {
-            Some((message, help)) => Self::new(exit, message).help(help),
-            None => Self::new(exit, message),
-        }
+        Self::from_words(exit, &message)
     }
 }
 

@@ -66,7 +66,7 @@ pub struct LogsArgs {
 }
 
 pub async fn exec(context: &Context, args: ExecArgs) -> Result<Exit, Failure> {
-    let mut client = connect::connect(context, Start::IfUsed).await?;
+    let mut client = connect::connect(context, Start::IfUp).await?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let tty = if args.tty { session::window_size(std::io::stdin().as_raw_fd()) } else { None };
     if args.tty && tty.is_none() {
@@ -165,7 +165,7 @@ fn finish(context: &Context, answers: BTreeMap<String, Answer>, by_line: bool) -
         if let Some((vm, answer)) = answers.iter().next()
             && !answer.failed.is_empty()
         {
-            return Err(Failure::new(Exit::Partial, format!("{vm}: {}", answer.failed)));
+            return Err(Failure::from_words(Exit::Partial, &format!("{vm}: {}", answer.failed)));
         }
     } else {
         print_folded(&answers, by_line);
@@ -248,7 +248,7 @@ fn answers_json(answers: &BTreeMap<String, Answer>) -> serde_json::Value {
 }
 
 pub async fn console(context: &Context, args: &ConsoleArgs) -> Result<Exit, Failure> {
-    let mut client = connect::connect(context, Start::IfUsed).await?;
+    let mut client = connect::connect(context, Start::IfUp).await?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let open = SessionOpen { vm: args.vm.clone(), ..SessionOpen::default() };
     // The queue is new and empty.
@@ -289,7 +289,7 @@ pub async fn console(context: &Context, args: &ConsoleArgs) -> Result<Exit, Fail
 }
 
 pub async fn logs(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
-    let mut client = connect::connect(context, Start::IfUsed).await?;
+    let mut client = connect::connect(context, Start::IfUp).await?;
     let request = LogsRequest { experiment: String::new(), vm: args.vm.clone(), lines: args.lines, follow: args.follow };
     let mut stream = client.logs(request).await?.into_inner();
     let mut text = Vec::new();

@@ -32,7 +32,7 @@ struct Listing {
 
 pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
     let mut listing = Listing::default();
-    match connect::connect(context, Start::IfUsed).await {
+    match connect::connect(context, Start::IfUp).await {
         Ok(mut client) => {
             let request = ListRequest { experiment: args.experiment.clone().unwrap_or_default() };
             let mut stream = client.ps(request).await?.into_inner();

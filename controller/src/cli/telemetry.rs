@@ -129,6 +129,9 @@ async fn query(context: &Context, args: &QueryArgs) -> Result<Exit, Failure> {
         }
         rows.extend(chunk.rows);
     }
+    connect::let_go(&mut client).await?;
+    // A question about what is down may have started it.
+    connect::end_if_idle(&mut client).await;
     let format = match args.format {
         OutputFormat::Json => Format::Json,
         OutputFormat::Table if context.json => Format::Json,
@@ -167,7 +170,7 @@ fn time(ms: u64) -> String {
 }
 
 async fn tail(context: &Context, args: &TailArgs) -> Result<Exit, Failure> {
-    let mut client = connect::connect(context, Start::IfUsed).await?;
+    let mut client = connect::connect(context, Start::IfUp).await?;
     let request = TelemetryTailRequest { target: args.target.clone().unwrap_or_default(), events_only: args.events };
     let mut stream = client.telemetry_tail(request).await?.into_inner();
     while let Some(batch) = stream.message().await? {

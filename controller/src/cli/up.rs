@@ -9,7 +9,7 @@ use fleet_proto::v1::{
 };
 use tonic::Streaming;
 
-use super::connect::{self, Start};
+use super::connect::{self, Client, Start};
 use super::progress::Display;
 use super::{Context, Exit, Failure, image, output, source};
 
@@ -61,19 +61,34 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
             }),
         }),
     };
-    let stream = client.up(request).await?.into_inner();
-    let verb = format!("up {experiment}");
-    let finished = tokio::select! {
-        ended = follow(context, &verb, stream) => ended?,
+    let exit = tokio::select! {
+        exit = bring_up(context, args, &experiment, client.clone(), request) => exit,
         _ = tokio::signal::ctrl_c() => {
             eprintln!("fleet: interrupted; VMs that run stay up");
             eprintln!("  help: `fleet up {}` goes on, `fleet down {experiment}` removes them", args.file.display());
             return Ok(Exit::Guest(INTERRUPTED));
         }
     };
+    if !matches!(exit, Ok(Exit::Ok)) {
+        // Refused or rolled back, it leaves nothing: neither the controller that it started.
+        connect::end_if_idle(&mut client).await;
+    }
+    exit
+}
+
+/// Has it done, and the `check` lines proved.
+async fn bring_up(
+    context: &Context,
+    args: &UpArgs,
+    experiment: &str,
+    mut client: Client,
+    request: UpRequest,
+) -> Result<Exit, Failure> {
+    let stream = client.up(request).await?.into_inner();
+    let finished = follow(context, &format!("up {experiment}"), stream).await?;
     let mut checks = Vec::new();
     if !args.no_check && failed(&finished.summary) == 0 {
-        let mut results = client.prove(ControllerProveRequest { experiment: experiment.clone() }).await?.into_inner();
+        let mut results = client.prove(ControllerProveRequest { experiment: experiment.to_owned() }).await?.into_inner();
         while let Some(result) = results.message().await? {
             if !context.json {
                 print_check(context, &result);

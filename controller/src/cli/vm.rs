@@ -41,7 +41,7 @@ pub async fn vm(context: &Context, args: &VmArgs) -> Result<Exit, Failure> {
         Verb::Pause => ("pause", Action::Pause),
         Verb::Resume => ("resume", Action::Resume),
     };
-    let mut client = connect::connect(context, Start::IfUsed).await?;
+    let mut client = connect::connect(context, Start::IfUp).await?;
     let request = ControllerActRequest {
         op: Some(new_op()),
         target: args.target.clone(),

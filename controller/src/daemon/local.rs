@@ -95,6 +95,13 @@ pub fn serve(path: &Path, group: &str, router: Router, name: &str, stop: Cancell
     Ok(Server { task, path: path.into() })
 }
 
+/// Whether an open file is still the one of that path.
+pub fn same_file(open: &std::fs::File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    open.metadata().map(id).ok() == std::fs::metadata(path).map(id).ok()
+}
+
 /// Points standard output at /dev/null: the pipe to the command that started this process ends with that command.
 pub fn forget_stdout() {
     use std::os::fd::AsFd;

@@ -24,8 +24,9 @@ mod service;
 mod store;
 mod telemetry;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fleet_agent::{Agent, AgentConfig};
 use nix::fcntl::{Flock, FlockArg};
@@ -38,6 +39,11 @@ use crate::config::Config;
 pub const STORE_FILE: &str = "controller.redb";
 /// What a controller in the background says on standard output when it serves.
 pub const READY: &str = "ready";
+
+/// How long a daemon that is ending may take: it flushes telemetry and stops its server first.
+const LOCK_DEADLINE: Duration = Duration::from_secs(20);
+/// Between two tries to get its lock.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// Why the process could not do its work.
 #[derive(Debug, Error)]
@@ -101,10 +107,10 @@ pub fn controller_main(config: Config, agent: Option<PathBuf>, background: bool)
 /// When it cannot start.
 pub fn agent_main(config: Config, socket: Option<PathBuf>) -> Result<(), DaemonError> {
     start(false)?.block_on(async {
-        let _lock = prepare(&config, "agent.lock")?;
+        let socket = socket.unwrap_or_else(|| config.agent_socket());
+        let _lock = prepare(&config, "agent.lock", &socket).await?;
         let stop = CancellationToken::new();
         let agent = Agent::start(agent_config(&config)).await?;
-        let socket = socket.unwrap_or_else(|| config.agent_socket());
         let server = serve_agent(&config, Arc::clone(&agent), &socket, stop.clone())?;
         tracing::info!(socket = %socket.display(), "agent serves");
         signalled().await.map_err(DaemonError::Runtime)?;
@@ -139,7 +145,7 @@ fn start(background: bool) -> Result<tokio::runtime::Runtime, DaemonError> {
 }
 
 async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -> Result<(), DaemonError> {
-    let _lock = prepare(&config, "controller.lock")?;
+    let _lock = prepare(&config, "controller.lock", &config.controller_socket()).await?;
     let store = Arc::new(store::Store::open(&config.state_dir.join(STORE_FILE))?);
     let epoch = store.next_epoch()?;
     let stop = CancellationToken::new();
@@ -202,23 +208,42 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
 fn serve_agent(
     config: &Config,
     agent: Arc<Agent>,
-    socket: &std::path::Path,
+    socket: &Path,
     stop: CancellationToken,
 ) -> Result<local::Server, DaemonError> {
     Ok(local::serve(socket, &config.group, fleet_agent::router(agent), "agent", stop)?)
 }
 
-/// Makes the folders and takes the lock that keeps a second daemon away.
-fn prepare(config: &Config, lock: &str) -> Result<Flock<std::fs::File>, DaemonError> {
+/// Makes the folders and takes the lock that keeps a second daemon away. One that is just ending (its socket is closed
+/// already) is waited for.
+async fn prepare(config: &Config, lock: &str, socket: &Path) -> Result<Flock<std::fs::File>, DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DaemonError::NotRoot);
     }
-    for path in [&config.run_dir, &config.state_dir, &config.ram_dir] {
-        local::make_dir(path).map_err(|source| DaemonError::Folder { path: path.clone(), source })?;
-    }
     let path = config.run_dir.join(lock);
-    let file = std::fs::File::create(&path).map_err(|source| DaemonError::Folder { path: path.clone(), source })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| DaemonError::Held(path))
+    let until = tokio::time::Instant::now() + LOCK_DEADLINE;
+    loop {
+        // Opened anew each time: the one that ends removes the file, with its folder.
+        let opened = local::make_dir(&config.run_dir).and_then(|()| std::fs::File::create(&path));
+        match opened.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+            Ok(Ok(held)) if local::same_file(&held, &path) => {
+                // Only now: the one that ended has removed what was empty.
+                for path in [&config.state_dir, &config.ram_dir] {
+                    local::make_dir(path).map_err(|source| DaemonError::Folder { path: path.clone(), source })?;
+                }
+                return Ok(held);
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(DaemonError::Folder { path, source }),
+        }
+        let serves = std::os::unix::net::UnixStream::connect(socket).is_ok();
+        if serves || tokio::time::Instant::now() >= until {
+            return Err(DaemonError::Held(path));
+        }
+        // flock(2) has no event to wait for with a deadline.
+        tokio::time::sleep(LOCK_RETRY).await;
+    }
 }
 
 fn agent_config(config: &Config) -> AgentConfig {
@@ -231,7 +256,7 @@ fn agent_config(config: &Config) -> AgentConfig {
         image_store: config.image_store.clone(),
         netns_dir: "/run/netns".into(),
         hypervisor: config.hypervisor.clone(),
-        sample_interval: std::time::Duration::from_secs(config.telemetry_interval_seconds.into()),
+        sample_interval: Duration::from_secs(config.telemetry_interval_seconds.into()),
     }
 }
 

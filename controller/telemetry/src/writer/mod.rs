@@ -90,9 +90,9 @@ pub struct TelemetrySink {
 
 impl TelemetrySink {
     /// Takes a batch. Never waits, whatever state the database is in. Gives back what became of the samples; events
-    /// are kept until they are written.
+    /// are kept until they are written. Where telemetry is off nothing is kept, and nothing counts as lost.
     pub fn offer(&self, mut batch: TelemetryBatch) -> Pushed {
-        if self.closing.is_cancelled() {
+        if self.closing.is_cancelled() || self.status.is_off() {
             return Pushed::Closed;
         }
         for event in std::mem::take(&mut batch.events) {

@@ -83,10 +83,8 @@ impl SampleWriter {
         let lost = self.status.samples_dropped();
         for batch in &held.batches {
             for Documents { collection, documents: more } in document::samples(batch, lost) {
-                for (of, kept) in Collection::SERIES.iter().zip(&mut documents) {
-                    if *of == collection {
-                        kept.extend_from_slice(&more);
-                    }
+                if let Some(at) = Collection::SERIES.iter().position(|of| *of == collection) {
+                    documents[at].extend(more);
                 }
             }
         }

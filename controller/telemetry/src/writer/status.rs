@@ -63,6 +63,12 @@ impl Status {
         self.sender.subscribe()
     }
 
+    /// Whether there is no server and none will come. Before the first word on that it is open, and so not off.
+    pub(super) fn is_off(&self) -> bool {
+        let status = self.sender.borrow();
+        !status.on && !status.reason.is_empty()
+    }
+
     pub(super) fn samples_dropped(&self) -> u64 {
         self.sender.borrow().dropped
     }
