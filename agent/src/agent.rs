@@ -224,7 +224,8 @@ impl Agent {
             memory_available_bytes: memory.available,
             memory_committed_bytes: self.committed_bytes(),
             hypervisors: self.probed_if_known().map(Probed::names).unwrap_or_default(),
-            kernel: nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned()),
+            kernel: nix::sys::utsname::uname()
+                .map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_rss_bytes: own_resident_bytes(),
         }

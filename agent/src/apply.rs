@@ -178,7 +178,10 @@ fn room(agent: &Agent, work: &Work) -> Room {
         for slot in experiment.slots().iter() {
             let Some(machine) = slot.machine() else { continue };
             let used = machine.usage().map_or(0, |usage| usage.memory_bytes);
-            let goes = work.restart.iter().any(|wanted| wanted.spec.name == slot.name() && wanted.spec.experiment == experiment.name())
+            let goes = work
+                .restart
+                .iter()
+                .any(|wanted| wanted.spec.name == slot.name() && wanted.spec.experiment == experiment.name())
                 || work.stop.iter().any(|stop| Arc::ptr_eq(stop, slot));
             if goes {
                 given_back += used;
@@ -211,7 +214,8 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
     let restarting = work.restart.iter().filter_map(|wanted| old.get(&wanted.vm.vm.name).cloned());
     let counts = || experiment.slots().counts();
     let mut kept_wrong = Vec::new();
-    let going: Vec<_> = work.stop.iter().cloned().map(|slot| (slot, true)).chain(restarting.map(|slot| (slot, false))).collect();
+    let going: Vec<_> =
+        work.stop.iter().cloned().map(|slot| (slot, true)).chain(restarting.map(|slot| (slot, false))).collect();
     let mut removals = futures::stream::iter(going)
         .map(|(slot, stop)| async move { (slot.remove(around).await, slot, stop) })
         .buffer_unordered(REMOVING);
@@ -260,7 +264,8 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
             report.finish(experiment.slots().counts()).await
         }
     };
-    let count = |outcome| last.folds.iter().filter(|fold| fold.outcome() == outcome).map(|fold| fold.count).sum::<u32>();
+    let count =
+        |outcome| last.folds.iter().filter(|fold| fold.outcome() == outcome).map(|fold| fold.count).sum::<u32>();
     let (failed, missed) = (count(Outcome::Failed), count(Outcome::NotReached));
     if failed > 0 && rollback {
         roll_back(agent, experiment, before).await;
@@ -384,11 +389,8 @@ async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report:
     }
     let gone = stuck.is_empty() && problems.is_empty();
     experiment.set_slots(Slots::new(stuck));
-    let ended = if problems.is_empty() {
-        Ended::Ok
-    } else {
-        Ended::Failed { reason: problems.join("; "), retryable: true }
-    };
+    let ended =
+        if problems.is_empty() { Ended::Ok } else { Ended::Failed { reason: problems.join("; "), retryable: true } };
     report.ended(NETWORK, ended, counts).await;
     if gone {
         agent.forget(experiment.name());

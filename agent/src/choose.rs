@@ -32,7 +32,9 @@ pub enum ChooseError {
         source: fleet_images::ImageError,
     },
     /// The image is not made for the hypervisor.
-    #[error("{vm}: the image {image} has no kernel for {hypervisor}; add one to its recipe, or choose another hypervisor")]
+    #[error(
+        "{vm}: the image {image} has no kernel for {hypervisor}; add one to its recipe, or choose another hypervisor"
+    )]
     NoKernel {
         /// The VM.
         vm: String,
@@ -198,7 +200,10 @@ pub fn admit(host: &str, starting: &[VmSpec], room: Room) -> Result<(), ChooseEr
         return Err(refuse(
             needed,
             free,
-            format!("{available} MiB available, less {promised} promised to running VMs and {} for the host", RESERVE / MIB),
+            format!(
+                "{available} MiB available, less {promised} promised to running VMs and {} for the host",
+                RESERVE / MIB
+            ),
         ));
     }
     if in_files > file_room {

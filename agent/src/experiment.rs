@@ -218,7 +218,8 @@ impl Experiment {
 
     /// Guest memory of the VMs that have a process, in bytes.
     pub fn committed_bytes(&self) -> u64 {
-        let running = |slot: &&Arc<Slot>| !matches!(slot.state(), VmState::Stopped | VmState::Failed | VmState::Pending);
+        let running =
+            |slot: &&Arc<Slot>| !matches!(slot.state(), VmState::Stopped | VmState::Failed | VmState::Pending);
         self.slots().iter().filter(running).map(|slot| slot.wanted().spec.memory_bytes).sum()
     }
 

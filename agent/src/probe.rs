@@ -27,9 +27,10 @@ impl Probed {
     /// Runs guest instructions under each hypervisor. Takes some seconds where something hangs.
     pub async fn probe(config: &AgentConfig, images: &ImageStore) -> Self {
         // Any image's UML kernel tells as much as another: they differ in drivers, not in how they run.
-        let kernel = images.list().ok().and_then(|entries| {
-            entries.into_iter().find_map(|entry| entry.image.ok()?.uml.map(|files| files.kernel))
-        });
+        let kernel = images
+            .list()
+            .ok()
+            .and_then(|entries| entries.into_iter().find_map(|entry| entry.image.ok()?.uml.map(|files| files.kernel)));
         let report = fleet_vm::probe::probe_host(kernel.as_deref(), &config.ram_dir).await;
         if let Some(warning) = report.warning() {
             tracing::warn!("{warning}");

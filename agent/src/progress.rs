@@ -199,7 +199,8 @@ mod tests {
         assert!(last.finished);
         assert_eq!((last.targets, last.done), (10, 10));
         assert_eq!(last.folds.iter().map(|fold| fold.count).sum::<u32>(), 10);
-        let count = |outcome| last.folds.iter().filter(|fold| fold.outcome() == outcome).map(|fold| fold.count).sum::<u32>();
+        let count =
+            |outcome| last.folds.iter().filter(|fold| fold.outcome() == outcome).map(|fold| fold.count).sum::<u32>();
         assert_eq!((count(Outcome::Ok), count(Outcome::Failed), count(Outcome::NotReached)), (4, 1, 5));
     }
 }

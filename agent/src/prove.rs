@@ -64,7 +64,8 @@ async fn send(
     let slots = experiment.slots();
     let slot = slots.get(from).ok_or_else(|| format!("no VM `{from}` on this host"))?;
     let machine = slot.machine().ok_or_else(|| format!("`{from}` does not run"))?;
-    let parse = |to: &String| Ok(ProbeTarget { ip: to.parse::<Ipv4Addr>().map_err(|_| format!("`{to}` is no address"))? });
+    let parse =
+        |to: &String| Ok(ProbeTarget { ip: to.parse::<Ipv4Addr>().map_err(|_| format!("`{to}` is no address"))? });
     let targets: Vec<ProbeTarget> = targets.iter().map(parse).collect::<Result<_, String>>()?;
     let deadline = timeout * attempts + SLACK;
     machine.control().probe(&targets, timeout, attempts, deadline).await.map_err(|error| error.to_string())

@@ -36,7 +36,11 @@ pub async fn recover(agent: &Arc<Agent>) -> Result<(), AgentError> {
         let experiment = agent.experiment_or_new(name)?;
         match resume(agent, &experiment, remembered, vms).await {
             Ok(()) => tracing::info!(experiment = name, "found again"),
-            Err(reason) => tracing::error!(experiment = name, reason, "an experiment could not be found again; `fleet down` removes it"),
+            Err(reason) => tracing::error!(
+                experiment = name,
+                reason,
+                "an experiment could not be found again; `fleet down` removes it"
+            ),
         }
         if remembered.applying {
             go_on(agent, remembered);

@@ -68,7 +68,8 @@ async fn sample(agent: &Arc<Agent>, mut sampler: Sampler) -> Option<Sampler> {
         for experiment in owner.experiments() {
             let slots = experiment.slots();
             for count in slots.counts() {
-                let labels = [("experiment", experiment.name().to_owned()), ("state", count.state().as_str_name().to_owned())];
+                let labels =
+                    [("experiment", experiment.name().to_owned()), ("state", count.state().as_str_name().to_owned())];
                 metrics::gauge!(metric_definitions::VMS, &labels).set(f64::from(count.count));
             }
             vms.extend(slots.iter().filter_map(|slot| target(experiment.name(), slot)));
@@ -99,10 +100,6 @@ fn target(experiment: &str, slot: &Slot) -> Option<VmTarget> {
         tracing::debug!(vm = slot.name(), %error, "its console's log could not be trimmed");
     }
     let usage = machine.usage().ok()?;
-    let source = VmSource::Given(Usage {
-        cpu_time: usage.cpu,
-        memory: usage.memory_bytes,
-        started: machine.started(),
-    });
+    let source = VmSource::Given(Usage { cpu_time: usage.cpu, memory: usage.memory_bytes, started: machine.started() });
     Some(VmTarget { experiment: experiment.to_owned(), vm: slot.name().to_owned(), source })
 }

@@ -125,7 +125,8 @@ impl AgentService for Service {
             return Ok(Response::new(again));
         }
         let experiment = self.experiment(&experiment)?;
-        let slice = experiment.slice().ok_or_else(|| Status::failed_precondition("the experiment is still being set up"))?;
+        let slice =
+            experiment.slice().ok_or_else(|| Status::failed_precondition("the experiment is still being set up"))?;
         let names = slice.names(&ranges).map_err(Status::invalid_argument)?;
         let (report, steps) = Report::new();
         let agent = Arc::clone(&self.agent);
@@ -149,11 +150,8 @@ impl AgentService for Service {
         // Made piece by piece as the reader takes them: a million VMs are never in memory at once.
         let chunks = experiments.into_iter().flat_map(move |experiment| {
             let slots = experiment.slots();
-            let head = ListChunk {
-                experiments: vec![experiment.status()],
-                routers: experiment.routers(),
-                vms: Vec::new(),
-            };
+            let head =
+                ListChunk { experiments: vec![experiment.status()], routers: experiment.routers(), vms: Vec::new() };
             let all: Vec<_> = slots.iter().cloned().collect();
             let host = host.clone();
             let pieces = (0..all.len().div_ceil(LISTED)).map(move |piece| {

@@ -71,7 +71,7 @@ pub fn exec(machine: Machine, open: SessionOpen, input: Streaming<SessionInput>)
             () = sender.closed() => return,
             last = tokio::time::timeout(limit, run(&machine, open, input, &sender)) => last,
         };
-        let last = last.unwrap_or_else(|_| Ok(TIMED_OUT));
+        let last = last.unwrap_or(Ok(TIMED_OUT));
         let output = match last {
             Ok(code) => Output::Exited(ExitStatus { code }),
             Err(reason) => Output::Failed(reason),
@@ -82,13 +82,15 @@ pub fn exec(machine: Machine, open: SessionOpen, input: Streaming<SessionInput>)
 }
 
 /// Runs a command to its end and gives its exit code.
-async fn run(machine: &Machine, open: SessionOpen, input: Streaming<SessionInput>, sender: &Sender) -> Result<i32, String> {
+async fn run(
+    machine: &Machine,
+    open: SessionOpen,
+    input: Streaming<SessionInput>,
+    sender: &Sender,
+) -> Result<i32, String> {
     let small = |of: u32| u16::try_from(of).unwrap_or(u16::MAX);
-    let spec = ExecSpec {
-        argv: open.argv,
-        env: open.env,
-        tty: open.tty.map(|size| (small(size.rows), small(size.columns))),
-    };
+    let spec =
+        ExecSpec { argv: open.argv, env: open.env, tty: open.tty.map(|size| (small(size.rows), small(size.columns))) };
     let mut session = machine.control().exec(spec, START_DEADLINE).await.map_err(|error| error.to_string())?;
     let feeding = feed(session.input(), input);
     tokio::pin!(feeding);

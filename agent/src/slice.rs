@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use fleet_net::{
-    Attachment as NetAttachment, InterfaceSpec, NetworkOptions, NetworkSpec, PortSpec, RouteSpec, RouterSpec, SegmentSpec,
+    Attachment as NetAttachment, InterfaceSpec, NetworkOptions, NetworkSpec, PortSpec, RouteSpec, RouterSpec,
+    SegmentSpec,
 };
 use fleet_proto::v1::Spec;
 use fleet_vm::spec::NicSpec;
@@ -176,11 +177,7 @@ fn wanted(vm: netlang::Vm) -> WantedVm {
         time_ns: 0,
     };
     WantedVm {
-        nics: vm
-            .nics
-            .iter()
-            .map(|nic| NicSpec { name: nic.name.clone(), mac: nic.mac, mtu: nic.mtu })
-            .collect(),
+        nics: vm.nics.iter().map(|nic| NicSpec { name: nic.name.clone(), mac: nic.mac, mtu: nic.mtu }).collect(),
         ports: vm.nics.iter().map(|nic| port_id(&vm.name, &nic.name)).collect(),
         settings,
         vm,

@@ -334,7 +334,11 @@ impl Slot {
         let settings = Settings { seed, time_ns, ..settings.clone() };
         let control = machine.control();
         let problems = control.configure(&settings, CONFIGURE_DEADLINE).await.map_err(|error| error.to_string())?;
-        if problems.is_empty() { Ok(()) } else { Err(format!("the guest could not take its settings: {}", problems.join("; "))) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the guest could not take its settings: {}", problems.join("; ")))
+        }
     }
 
     /// Gives a running guest its new settings without a restart.
@@ -365,9 +369,7 @@ impl Slot {
         let view = locked(&self.view);
         match view.state {
             VmState::Running | VmState::Paused => Ended::Ok,
-            VmState::Failed => {
-                Ended::Failed { reason: with_lines(&view.reason, &view.last_lines), retryable: true }
-            }
+            VmState::Failed => Ended::Failed { reason: with_lines(&view.reason, &view.last_lines), retryable: true },
             _ => Ended::Failed { reason: "it was stopped while it came up".into(), retryable: true },
         }
     }
@@ -420,7 +422,10 @@ impl Slot {
         }
         let Some(machine) = self.machine().filter(|_| state == from) else {
             let word = if pause { "paused" } else { "resumed" };
-            let reason = format!("it is {}, so it cannot be {word}", state.as_str_name().trim_start_matches("VM_STATE_").to_lowercase());
+            let reason = format!(
+                "it is {}, so it cannot be {word}",
+                state.as_str_name().trim_start_matches("VM_STATE_").to_lowercase()
+            );
             return Ended::Failed { reason, retryable: false };
         };
         let done = if pause { machine.pause().await } else { machine.resume().await };

@@ -20,7 +20,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprint!("{}", render(&compilation.diagnostics, &source, RenderOptions::default()));
     if let Some(plan) = &compilation.plan {
         let groups = plan.group_count();
-        eprintln!("{} VMs in {groups} groups, {} segments, {} routers", plan.total_vms(), plan.segment_count(), plan.router_count());
+        eprintln!(
+            "{} VMs in {groups} groups, {} segments, {} routers",
+            plan.total_vms(),
+            plan.segment_count(),
+            plan.router_count()
+        );
         if groups < 10_000 {
             println!("{}", serde_json::to_string_pretty(&plan.summary())?);
         }

@@ -331,7 +331,11 @@ fn program() -> PathBuf {
     // target/debug/deps/TEST -> target/debug/fleet
     let test = std::env::current_exe().unwrap();
     let program = test.parent().and_then(Path::parent).unwrap().join("fleet");
-    assert!(program.is_file(), "{} is not built: `cargo build -p fleet-controller`, or set FLEET_BIN", program.display());
+    assert!(
+        program.is_file(),
+        "{} is not built: `cargo build -p fleet-controller`, or set FLEET_BIN",
+        program.display()
+    );
     program
 }
 

@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a harness of tests: what goes wrong ends the test, with its place")]
 
 mod fleet;
+pub mod image;
 mod process;
 mod pty;
 mod traces;

@@ -126,7 +126,8 @@ fn start_controller(config: &crate::config::Config) -> Result<(), Failure> {
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|error| Failure::internal(format!("cannot make {}: {error}", config.state_dir.display())))?;
     let log = std::fs::OpenOptions::new().create(true).append(true).open(config.log_file());
-    let log = log.map_err(|error| Failure::internal(format!("cannot write {}: {error}", config.log_file().display())))?;
+    let log =
+        log.map_err(|error| Failure::internal(format!("cannot write {}: {error}", config.log_file().display())))?;
     let mut child = command
         .current_dir("/")
         .stdin(Stdio::null())
@@ -180,8 +181,12 @@ pub async fn status(context: &Context) -> Result<Exit, Failure> {
     if let Some(telemetry) = &status.telemetry {
         let state = match (telemetry.on, telemetry.connected) {
             (false, _) => format!("off: {}", telemetry.reason),
-            (true, true) => format!("{} ({} written, {} dropped)", telemetry.server, telemetry.written, telemetry.dropped),
-            (true, false) => format!("{} does not answer ({} dropped): {}", telemetry.server, telemetry.dropped, telemetry.reason),
+            (true, true) => {
+                format!("{} ({} written, {} dropped)", telemetry.server, telemetry.written, telemetry.dropped)
+            }
+            (true, false) => {
+                format!("{} does not answer ({} dropped): {}", telemetry.server, telemetry.dropped, telemetry.reason)
+            }
         };
         println!("telemetry  {state}");
     }

@@ -83,16 +83,32 @@ fn host() -> Vec<Finding> {
         finding("root", root, Grade::Bad, if root { "yes" } else { "no: namespaces and taps need it; use sudo" }),
         match tun {
             Ok(_) => finding("/dev/net/tun", true, Grade::Bad, "opens"),
-            Err(error) => finding("/dev/net/tun", false, Grade::Bad, format!("{error}; `modprobe tun` loads the driver")),
+            Err(error) => {
+                finding("/dev/net/tun", false, Grade::Bad, format!("{error}; `modprobe tun` loads the driver"))
+            }
         },
         finding(
             "cgroup v2",
             cgroup,
             Grade::Weak,
-            if cgroup { "mounted" } else { "not mounted: VMs run without control groups; mount -t cgroup2 none /sys/fs/cgroup" },
+            if cgroup {
+                "mounted"
+            } else {
+                "not mounted: VMs run without control groups; mount -t cgroup2 none /sys/fs/cgroup"
+            },
         ),
-        finding("pressure (PSI)", pressure, Grade::Weak, if pressure { "readable" } else { "not in this kernel (boot with psi=1)" }),
-        finding("KSM", ksm, Grade::Weak, if ksm { "there; off unless asked for" } else { "not in this kernel (CONFIG_KSM)" }),
+        finding(
+            "pressure (PSI)",
+            pressure,
+            Grade::Weak,
+            if pressure { "readable" } else { "not in this kernel (boot with psi=1)" },
+        ),
+        finding(
+            "KSM",
+            ksm,
+            Grade::Weak,
+            if ksm { "there; off unless asked for" } else { "not in this kernel (CONFIG_KSM)" },
+        ),
     ]
 }
 
@@ -108,7 +124,9 @@ async fn hypervisors(context: &Context) -> Vec<Finding> {
         entry("uml", &report.uml),
         entry("qemu/tcg", &report.tcg),
         match choice {
-            Ok(choice) => finding("default", true, Grade::Bad, format!("VMs run on {} unless their file says otherwise", choice)),
+            Ok(choice) => {
+                finding("default", true, Grade::Bad, format!("VMs run on {} unless their file says otherwise", choice))
+            }
             Err(error) => finding("default", false, Grade::Bad, error.to_string()),
         },
     ]
@@ -116,9 +134,12 @@ async fn hypervisors(context: &Context) -> Vec<Finding> {
 
 fn images(context: &Context) -> Finding {
     match image::names(&context.config) {
-        Ok(names) if names.is_empty() => {
-            finding("images", false, Grade::Weak, "none yet; `fleet image build tiny` builds one, `fleet up` does it by itself")
-        }
+        Ok(names) if names.is_empty() => finding(
+            "images",
+            false,
+            Grade::Weak,
+            "none yet; `fleet image build tiny` builds one, `fleet up` does it by itself",
+        ),
         Ok(names) => finding("images", true, Grade::Weak, names.join(" ")),
         Err(failure) => finding("images", false, Grade::Bad, failure.message),
     }

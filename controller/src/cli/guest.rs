@@ -6,7 +6,9 @@ use std::os::fd::AsRawFd;
 
 use clap::Args;
 use fleet_proto::v1::session_output::Output;
-use fleet_proto::v1::{ExecInput, ExecOpen, LogsRequest, SessionInput, SessionOpen, SessionOutput, exec_input, session_input};
+use fleet_proto::v1::{
+    ExecInput, ExecOpen, LogsRequest, SessionInput, SessionOpen, SessionOutput, exec_input, session_input,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -198,7 +200,8 @@ fn write_all(stream: &mut impl Write, data: &[u8]) {
 fn print_lines(vm: &str, answer: &mut Answer) {
     let ended = answer.code.is_some() || !answer.failed.is_empty();
     for buffer in [&mut answer.stdout, &mut answer.stderr] {
-        let whole = if ended { buffer.len() } else { buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1) };
+        let whole =
+            if ended { buffer.len() } else { buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1) };
         let lines: Vec<u8> = buffer.drain(..whole).collect();
         for line in String::from_utf8_lossy(&lines).lines() {
             output::print(&format!("{vm}: {line}\n"));
@@ -290,7 +293,8 @@ pub async fn console(context: &Context, args: &ConsoleArgs) -> Result<Exit, Fail
 
 pub async fn logs(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
     let mut client = connect::connect(context, Start::IfUp).await?;
-    let request = LogsRequest { experiment: String::new(), vm: args.vm.clone(), lines: args.lines, follow: args.follow };
+    let request =
+        LogsRequest { experiment: String::new(), vm: args.vm.clone(), lines: args.lines, follow: args.follow };
     let mut stream = client.logs(request).await?.into_inner();
     let mut text = Vec::new();
     while let Some(chunk) = stream.message().await? {

@@ -82,7 +82,12 @@ pub async fn ensure(context: &Context, plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-fn build(context: &Context, store: &ImageStore, recipe: &str, init: Option<PathBuf>) -> Result<fleet_images::Image, Failure> {
+fn build(
+    context: &Context,
+    store: &ImageStore,
+    recipe: &str,
+    init: Option<PathBuf>,
+) -> Result<fleet_images::Image, Failure> {
     let recipe = Recipe::load(recipe).map_err(failure)?;
     let init = match init {
         Some(init) => init,
@@ -177,7 +182,9 @@ fn find_init() -> Result<PathBuf, Failure> {
 /// Downloads and intermediate results, which a fresh clone finds again.
 fn cache_dir() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/cache"), |home| PathBuf::from(home).join(".cache"));
+    let home = || {
+        std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/cache"), |home| PathBuf::from(home).join(".cache"))
+    };
     base.unwrap_or_else(home).join("fleet")
 }
 

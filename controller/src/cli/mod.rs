@@ -162,8 +162,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
-    let mut overrides =
-        Overrides { config_file: cli.global.config, root: cli.global.root, ..Overrides::default() };
+    let mut overrides = Overrides { config_file: cli.global.config, root: cli.global.root, ..Overrides::default() };
     match &cli.command {
         Command::Controller(args) => {
             overrides.mongodb.clone_from(&args.mongodb);

@@ -141,8 +141,11 @@ pub fn colored_state(value: VmState, color: bool) -> String {
 
 /// "28 running, 2 failed".
 pub fn counts(counts: &[StateCount]) -> String {
-    let parts: Vec<_> =
-        counts.iter().filter(|entry| entry.count > 0).map(|entry| format!("{} {}", entry.count, state(entry.state()))).collect();
+    let parts: Vec<_> = counts
+        .iter()
+        .filter(|entry| entry.count > 0)
+        .map(|entry| format!("{} {}", entry.count, state(entry.state())))
+        .collect();
     if parts.is_empty() { "no VMs".into() } else { parts.join(", ") }
 }
 

@@ -50,7 +50,9 @@ pub async fn plan(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
     }
     print_plan(&loaded);
     match difference {
-        None => println!("\nnothing of {} runs; `fleet up {}` brings it up", loaded.plan.experiment(), args.file.display()),
+        None => {
+            println!("\nnothing of {} runs; `fleet up {}` brings it up", loaded.plan.experiment(), args.file.display())
+        }
         Some(difference) => {
             println!("\n`fleet up {}` would", args.file.display());
             let lines = difference_lines(&difference);
@@ -215,8 +217,12 @@ pub fn fmt(context: &Context, args: &FmtArgs) -> Result<Exit, Failure> {
     }
     let unformatted = args.check && !changed.is_empty();
     if unformatted {
-        return Err(Failure { exit: Exit::Partial, message: format!("{} files are not formatted", changed.len()), help: None }
-            .help("`fleet fmt FILE` formats them"));
+        return Err(Failure {
+            exit: Exit::Partial,
+            message: format!("{} files are not formatted", changed.len()),
+            help: None,
+        }
+        .help("`fleet fmt FILE` formats them"));
     }
     Ok(if wrong { Exit::Usage } else { Exit::Ok })
 }

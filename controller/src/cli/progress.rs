@@ -1,7 +1,7 @@
 //! What a long operation shows while it runs: one live line on a terminal, plain lines otherwise.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_proto::v1::{Outcome, Progress, VmState};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,6 +10,8 @@ use super::output;
 
 /// Between two redraws of the line, so that the time goes on when nothing else does.
 const TICK: Duration = Duration::from_millis(200);
+/// Between two lines where there is no terminal.
+const PACE: Duration = Duration::from_secs(2);
 /// How many failures are told while the operation goes on; the summary has them all, folded.
 const TOLD: usize = 5;
 
@@ -17,7 +19,7 @@ const TOLD: usize = 5;
 pub struct Display {
     bar: Option<ProgressBar>,
     quiet: bool,
-    tenths: u32,
+    since: Instant,
     told: usize,
 }
 
@@ -32,7 +34,7 @@ impl Display {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, quiet, tenths: 0, told: 0 }
+        Self { bar, quiet, since: Instant::now(), told: 0 }
     }
 
     /// Takes one step of the operation.
@@ -65,11 +67,10 @@ impl Display {
         }
     }
 
-    /// Without a terminal: a line for each tenth of the way.
+    /// Without a terminal: a line now and then. What is done at once needs none; the summary says it.
     fn plain(&mut self, progress: &Progress) {
-        let tenths = if progress.targets == 0 { 0 } else { progress.done * 10 / progress.targets };
-        if tenths > self.tenths {
-            self.tenths = tenths;
+        if !progress.finished && progress.done > 0 && self.since.elapsed() >= PACE {
+            self.since = Instant::now();
             eprintln!("fleet: {}/{} ({})", progress.done, progress.targets, output::counts(&progress.counts));
         }
     }

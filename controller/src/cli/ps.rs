@@ -150,7 +150,8 @@ fn alike(vms: &[VmStatus], fold: bool) -> impl Iterator<Item = &[VmStatus]> {
         let group = |vm: &VmStatus| vm.name.rfind('[').map(|at| vm.name[..at].to_owned());
         fold && group(a).is_some()
             && group(a) == group(b)
-            && (&a.experiment, a.state, &a.hypervisor, a.memory_bytes) == (&b.experiment, b.state, &b.hypervisor, b.memory_bytes)
+            && (&a.experiment, a.state, &a.hypervisor, a.memory_bytes)
+                == (&b.experiment, b.state, &b.hypervisor, b.memory_bytes)
     })
 }
 

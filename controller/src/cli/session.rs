@@ -42,7 +42,7 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         // The terminal may be gone; then there is nothing to put back.
-        drop(termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.before));
+        let _ = termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.before);
     }
 }
 

@@ -81,7 +81,9 @@ pub fn read(path: &Path) -> Result<Source, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let failure = Failure::usage(format!("cannot read {}: {error}", path.display()));
         match error.kind() {
-            std::io::ErrorKind::NotFound => failure.help("give the path of a network file, such as examples/hello.fleet"),
+            std::io::ErrorKind::NotFound => {
+                failure.help("give the path of a network file, such as examples/hello.fleet")
+            }
             std::io::ErrorKind::InvalidData => failure.help("a network file is UTF-8 text"),
             _ => failure,
         }

@@ -1,7 +1,7 @@
 //! `fleet telemetry query` and `tail`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use fleet_proto::v1::{TelemetryBatch, TelemetryRow, TelemetryQueryRequest, TelemetryTailRequest};
+use fleet_proto::v1::{TelemetryBatch, TelemetryQueryRequest, TelemetryRow, TelemetryTailRequest};
 use fleet_telemetry_db::export::{Exporter, Format};
 use fleet_telemetry_db::schema::METRICS;
 
@@ -109,7 +109,8 @@ async fn query(context: &Context, args: &QueryArgs) -> Result<Exit, Failure> {
     }
     let mut client = connect::connect(context, Start::IfUsed).await?;
     let now = output::now_ms();
-    let aggregate = args.agg.and_then(|agg| agg.to_possible_value()).map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let aggregate =
+        args.agg.and_then(|agg| agg.to_possible_value()).map(|value| value.get_name().to_owned()).unwrap_or_default();
     let request = TelemetryQueryRequest {
         target: args.target.clone().unwrap_or_default(),
         metrics: args.metric.clone(),
@@ -201,7 +202,10 @@ fn lines(batch: &TelemetryBatch, json: bool) -> Vec<String> {
                 "memory_available": host.memory_available, "vms_running": host.vms_running, "dropped": host.dropped }),
             format!(
                 "{at} host {:12} cpu {:5.1} %  available {}  {} VMs",
-                host.host, host.cpu_percent, output::bytes(host.memory_available), host.vms_running
+                host.host,
+                host.cpu_percent,
+                output::bytes(host.memory_available),
+                host.vms_running
             ),
         );
     }
@@ -218,7 +222,11 @@ fn lines(batch: &TelemetryBatch, json: bool) -> Vec<String> {
                 "segment": port.segment, "rx_bytes": port.rx_bytes, "tx_bytes": port.tx_bytes }),
             format!(
                 "{at} port {:12} {} on {}  received {}  sent {}",
-                port.vm, port.port, port.segment, output::bytes(port.rx_bytes), output::bytes(port.tx_bytes)
+                port.vm,
+                port.port,
+                port.segment,
+                output::bytes(port.rx_bytes),
+                output::bytes(port.tx_bytes)
             ),
         );
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use fleet_proto::v1::up_event::Event;
 use fleet_proto::v1::{
-    CheckResult, ControllerProveRequest, Difference, OpHeader, OperationSummary, Options, Outcome, Spec, UpEvent, UpRequest,
+    CheckResult, ControllerProveRequest, Difference, OpHeader, OperationSummary, Options, Outcome, Spec, UpEvent,
+    UpRequest,
 };
 use tonic::Streaming;
 
@@ -88,7 +89,8 @@ async fn bring_up(
     let finished = follow(context, &format!("up {experiment}"), stream).await?;
     let mut checks = Vec::new();
     if !args.no_check && failed(&finished.summary) == 0 {
-        let mut results = client.prove(ControllerProveRequest { experiment: experiment.to_owned() }).await?.into_inner();
+        let mut results =
+            client.prove(ControllerProveRequest { experiment: experiment.to_owned() }).await?.into_inner();
         while let Some(result) = results.message().await? {
             if !context.json {
                 print_check(context, &result);
@@ -196,8 +198,11 @@ pub fn difference_lines(difference: &Difference) -> Vec<String> {
         ("stop", &difference.stop),
         ("network", &difference.network),
     ];
-    let mut lines: Vec<_> =
-        kinds.iter().filter(|(_, names)| !names.is_empty()).map(|(kind, names)| format!("{kind} {}", names.join(" "))).collect();
+    let mut lines: Vec<_> = kinds
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(kind, names)| format!("{kind} {}", names.join(" ")))
+        .collect();
     if difference.unchanged > 0 {
         lines.push(format!("{} VMs stay as they are", difference.unchanged));
     }

@@ -27,9 +27,8 @@ impl Agents {
     /// When it does not answer.
     pub async fn connect(socket: &Path) -> Result<Self, Status> {
         let bad = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))
-            .map_err(bad)?
-            .connect_timeout(CONNECT_DEADLINE);
+        let endpoint =
+            Endpoint::from_shared(format!("unix:{}", socket.display())).map_err(bad)?.connect_timeout(CONNECT_DEADLINE);
         let client = AgentClient::new(endpoint.connect().await.map_err(bad)?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);

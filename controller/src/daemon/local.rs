@@ -69,7 +69,13 @@ pub fn make_dir(path: &Path) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When the socket cannot be had.
-pub fn serve(path: &Path, group: &str, router: Router, name: &str, stop: CancellationToken) -> Result<Server, SocketError> {
+pub fn serve(
+    path: &Path,
+    group: &str,
+    router: Router,
+    name: &str,
+    stop: CancellationToken,
+) -> Result<Server, SocketError> {
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(SocketError::TooLong(path.into()));
     }
@@ -106,7 +112,7 @@ pub fn same_file(open: &std::fs::File, path: &Path) -> bool {
 pub fn forget_stdout() {
     use std::os::fd::AsFd;
     if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
-        drop(nix::unistd::dup2_stdout(null.as_fd()));
+        let _ = nix::unistd::dup2_stdout(null.as_fd());
     }
 }
 
@@ -115,7 +121,8 @@ pub fn remove_empty(config: &Config) {
     // A folder that is not empty stays, and that is meant.
     drop(std::fs::remove_dir(&config.ram_dir));
     let only_locks = std::fs::read_dir(&config.run_dir).is_ok_and(|mut entries| {
-        entries.all(|entry| entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "lock")))
+        entries
+            .all(|entry| entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "lock")))
     });
     if only_locks {
         drop(std::fs::remove_dir_all(&config.run_dir));

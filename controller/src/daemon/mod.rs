@@ -92,7 +92,7 @@ pub enum DaemonError {
 pub fn controller_main(config: Config, agent: Option<PathBuf>, background: bool) -> Result<(), DaemonError> {
     if background {
         // Fails only for a process that leads its group already, and then there is nothing to leave.
-        drop(nix::unistd::setsid());
+        let _ = nix::unistd::setsid();
     }
     let result = start(background).and_then(|runtime| runtime.block_on(controller(config, agent, background)));
     if background && let Err(error) = &result {

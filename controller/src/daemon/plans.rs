@@ -35,9 +35,7 @@ pub struct Target {
 impl Target {
     /// Names of the VMs, in the plan's order.
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
-        self.ranges
-            .iter()
-            .flat_map(|range| range.indices().filter_map(|index| self.plan.vm_name(range.group, index)))
+        self.ranges.iter().flat_map(|range| range.indices().filter_map(|index| self.plan.vm_name(range.group, index)))
     }
 
     /// The ranges as they go over the wire.
@@ -109,7 +107,11 @@ impl Plans {
             _ => Err(Status::invalid_argument(format!(
                 "`{target}` is in {} experiments\nhelp: say which: {}",
                 found.len(),
-                found.iter().map(|target_in| format!("{}.{target}", target_in.experiment)).collect::<Vec<_>>().join(", "),
+                found
+                    .iter()
+                    .map(|target_in| format!("{}.{target}", target_in.experiment))
+                    .collect::<Vec<_>>()
+                    .join(", "),
             ))),
         }
     }

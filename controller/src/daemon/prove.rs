@@ -27,7 +27,9 @@ pub fn plan(plan: &Plan, check: &Check) -> Proof {
     let sources: Vec<String> = names(plan, &check.from).map(|(name, _)| name).collect();
     let targets: Vec<(String, Ipv4Addr)> = match &check.to {
         // A VM is reached at its first interface.
-        CheckTarget::Vms(ranges) => names(plan, ranges).filter_map(|(name, vm)| Some((name, vm.nics.first()?.ip))).collect(),
+        CheckTarget::Vms(ranges) => {
+            names(plan, ranges).filter_map(|(name, vm)| Some((name, vm.nics.first()?.ip))).collect()
+        }
         CheckTarget::Addresses(addresses) => addresses.iter().map(|ip| (ip.to_string(), *ip)).collect(),
     };
     let (m, n) = (sources.len() as u64, targets.len() as u64);
@@ -55,7 +57,10 @@ pub fn plan(plan: &Plan, check: &Check) -> Proof {
 
 /// The VMs of ranges with their names.
 fn names<'a>(plan: &'a Plan, ranges: &'a [netlang::Range]) -> impl Iterator<Item = (String, netlang::Vm)> + 'a {
-    ranges.iter().flat_map(move |range| range.indices().filter_map(move |index| plan.vm(range.group, index))).map(|vm| (vm.name.clone(), vm))
+    ranges
+        .iter()
+        .flat_map(move |range| range.indices().filter_map(move |index| plan.vm(range.group, index)))
+        .map(|vm| (vm.name.clone(), vm))
 }
 
 /// Judges the answers.
@@ -75,7 +80,8 @@ pub fn judge(check: &Check, proof: &Proof, reply: &ProveReply) -> CheckResult {
         };
         format!("{} -> {name} ({}): {what}", result.from, result.to)
     };
-    let mut rtts: Vec<u32> = reply.results.iter().filter(|result| result.answered).map(|result| result.rtt_us).collect();
+    let mut rtts: Vec<u32> =
+        reply.results.iter().filter(|result| result.answered).map(|result| result.rtt_us).collect();
     rtts.sort_unstable();
     CheckResult {
         check: check.text.clone(),

@@ -66,7 +66,8 @@ fn store_failed(error: StoreError) -> Status {
 }
 
 fn required<T>(value: Option<T>, what: &str) -> Result<T, Status> {
-    value.ok_or_else(|| Status::invalid_argument(format!("the request lacks its {what}; use a `fleet` of this version")))
+    value
+        .ok_or_else(|| Status::invalid_argument(format!("the request lacks its {what}; use a `fleet` of this version")))
 }
 
 impl Shared {
@@ -227,7 +228,8 @@ impl Controller for Service {
         } else if known.contains(&experiment) {
             vec![experiment]
         } else {
-            let up = if known.is_empty() { "nothing is up".to_owned() } else { format!("up are: {}", known.join(", ")) };
+            let up =
+                if known.is_empty() { "nothing is up".to_owned() } else { format!("up are: {}", known.join(", ")) };
             return Err(Status::not_found(format!("no experiment `{experiment}`\nhelp: {up}")));
         };
         tokio::spawn(Arc::clone(&self.shared).down(op, names, teller));
@@ -239,7 +241,8 @@ impl Controller for Service {
         if !request.experiment.is_empty() {
             let known = self.shared.experiments().await?;
             if !known.contains(&request.experiment) {
-                let up = if known.is_empty() { "nothing is up".into() } else { format!("up are: {}", known.join(", ")) };
+                let up =
+                    if known.is_empty() { "nothing is up".into() } else { format!("up are: {}", known.join(", ")) };
                 return Err(Status::not_found(format!("no experiment `{}`\nhelp: {up}", request.experiment)));
             }
         }
@@ -313,7 +316,10 @@ impl Controller for Service {
         Ok(Response::new(Box::pin(exec::run(self.shared.agents.clone(), target, open, input))))
     }
 
-    async fn console(&self, request: Request<Streaming<SessionInput>>) -> Result<Response<Self::ConsoleStream>, Status> {
+    async fn console(
+        &self,
+        request: Request<Streaming<SessionInput>>,
+    ) -> Result<Response<Self::ConsoleStream>, Status> {
         use futures::StreamExt;
         let mut input = request.into_inner();
         let mut open = match input.message().await? {

@@ -118,7 +118,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be read or the record is damaged.
     pub fn spec(&self, experiment: &str) -> Result<Option<Spec>, StoreError> {
-        let bytes = self.read(|read| Ok(read.open_table(SPECS)?.get(experiment)?.map(|value| value.value().to_vec())))?;
+        let bytes =
+            self.read(|read| Ok(read.open_table(SPECS)?.get(experiment)?.map(|value| value.value().to_vec())))?;
         bytes.map(|bytes| decode(experiment, &bytes)).transpose()
     }
 

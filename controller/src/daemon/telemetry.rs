@@ -8,7 +8,8 @@ use fleet_proto::v1::{
     EventAcknowledgement, TelemetryBatch, TelemetryQueryRequest, TelemetryRequest, TelemetryRows, TelemetryStatus,
 };
 use fleet_telemetry_db::{
-    NotConnected, Query, QueryError, Selection, ServerConfig, ServerSupervisor, TelemetrySink, VmNames, Writer, WriterConfig,
+    NotConnected, Query, QueryError, Selection, ServerConfig, ServerSupervisor, TelemetrySink, VmNames, Writer,
+    WriterConfig,
 };
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -116,8 +117,14 @@ impl Telemetry {
         wanted: Wanted,
     ) -> Result<impl Stream<Item = Result<TelemetryRows, Status>> + Send + use<>, Status> {
         let database = match self.parts().as_ref() {
-            Some(parts) => parts.writer.database().map_err(|error: NotConnected| Status::unavailable(error.to_string()))?,
-            None => return Err(Status::failed_precondition("telemetry is switched off by --no-telemetry or the configuration")),
+            Some(parts) => {
+                parts.writer.database().map_err(|error: NotConnected| Status::unavailable(error.to_string()))?
+            }
+            None => {
+                return Err(Status::failed_precondition(
+                    "telemetry is switched off by --no-telemetry or the configuration",
+                ));
+            }
         };
         let selection = Selection { experiment: wanted.experiment, hosts: Vec::new(), vms: wanted.vms };
         let query = Query::from_request(&request, selection).map_err(query_failed)?;
@@ -126,7 +133,11 @@ impl Telemetry {
     }
 
     /// What comes from now on.
-    pub fn tail(&self, events_only: bool, wanted: Wanted) -> impl Stream<Item = Result<TelemetryBatch, Status>> + Send + use<> {
+    pub fn tail(
+        &self,
+        events_only: bool,
+        wanted: Wanted,
+    ) -> impl Stream<Item = Result<TelemetryBatch, Status>> + Send + use<> {
         let mut client = self.agents.client();
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
@@ -263,7 +274,8 @@ fn by_words(part: &str) -> VmNames {
     if index == "*" {
         return VmNames::Group(group.to_owned());
     }
-    let range = index.split_once("..").and_then(|(first, until)| Some((first.parse().ok()?, until.parse::<u32>().ok()?)));
+    let range =
+        index.split_once("..").and_then(|(first, until)| Some((first.parse().ok()?, until.parse::<u32>().ok()?)));
     match range {
         Some((first, until)) => VmNames::Range { group: group.to_owned(), first, count: until.saturating_sub(first) },
         None => name(),

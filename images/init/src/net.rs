@@ -260,25 +260,4 @@ fn route_text(route: &Route) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mask_is_right_for_every_length() {
-        assert_eq!(mask(0), Ipv4Addr::UNSPECIFIED);
-        assert_eq!(mask(20), Ipv4Addr::new(255, 255, 240, 0));
-        assert_eq!(mask(32), Ipv4Addr::BROADCAST);
-        let host = Address { ip: Ipv4Addr::new(10, 1, 2, 3), prefix_len: 8 };
-        assert_eq!(network(host).ip, Ipv4Addr::new(10, 0, 0, 0));
-    }
-
-    #[test]
-    fn no_message_of_the_kernel_can_break_the_readers() {
-        for length in 0..64 {
-            for byte in [0, 1, 4, 0xff] {
-                let body = vec![byte; length];
-                let _any = (parse_link(&body), parse_address(&body), parse_route(&body));
-            }
-        }
-    }
-}
+mod tests;

@@ -31,12 +31,8 @@ pub(crate) enum BlockKind {
 }
 
 impl BlockKind {
-    const ALL: [(BlockKind, &'static str); 4] = [
-        (BlockKind::Host, "host"),
-        (BlockKind::Link, "link"),
-        (BlockKind::Net, "net"),
-        (BlockKind::Vni, "vni"),
-    ];
+    const ALL: [(BlockKind, &'static str); 4] =
+        [(BlockKind::Host, "host"), (BlockKind::Link, "link"), (BlockKind::Net, "net"), (BlockKind::Vni, "vni")];
 
     fn word(self) -> &'static str {
         Self::ALL.iter().find(|(k, _)| *k == self).map_or("", |(_, w)| w)
@@ -105,7 +101,9 @@ impl Section {
 
 /// Why a lock file cannot be read. Nothing is guessed: a wrong lock would move addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("fleet.lock line {line}: {problem}; restore the file from version control, or remove that line to have its block given anew")]
+#[error(
+    "fleet.lock line {line}: {problem}; restore the file from version control, or remove that line to have its block given anew"
+)]
 pub struct LockError {
     /// Line, from 1.
     pub line: u32,

@@ -82,8 +82,7 @@ fn one(diagnostic: &Diagnostic, text: &str, path: &str, lines: &LineIndex, rende
     for label in &diagnostic.secondary {
         snippet = snippet.annotation(AnnotationKind::Context.span(place(label.span)).label(&*label.text));
     }
-    let mut group: Group<'_> =
-        level.primary_title(&*diagnostic.message).id(diagnostic.code).element(snippet);
+    let mut group: Group<'_> = level.primary_title(&*diagnostic.message).id(diagnostic.code).element(snippet);
     for note in &diagnostic.notes {
         group = group.element(Level::NOTE.message(&**note));
     }

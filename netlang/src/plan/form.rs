@@ -39,7 +39,8 @@ impl Forms {
         match *code {
             [Op::Const(n)] if u32::try_from(n).is_ok() => return Form::Const(n as u32),
             [Op::Index] => return Form::IndexPlus(0),
-            [Op::Const(n), Op::Index, Op::Apply(BinaryOp::Add)] | [Op::Index, Op::Const(n), Op::Apply(BinaryOp::Add)] => {
+            [Op::Const(n), Op::Index, Op::Apply(BinaryOp::Add)]
+            | [Op::Index, Op::Const(n), Op::Apply(BinaryOp::Add)] => {
                 return Form::IndexPlus(n);
             }
             _ => {}
@@ -72,9 +73,7 @@ impl Forms {
         match form {
             Form::Const(value) => Some(value),
             Form::IndexPlus(add) => u32::try_from(i64::from(index).checked_add(add)?).ok(),
-            Form::Table(start, first) => {
-                self.tables.get(start as usize + index.checked_sub(first)? as usize).copied()
-            }
+            Form::Table(start, first) => self.tables.get(start as usize + index.checked_sub(first)? as usize).copied(),
             Form::Pieces(from, len) => {
                 let pieces = &self.pieces[from as usize..(from + len) as usize];
                 let (_, add) = pieces.iter().find(|(until, _)| index < *until)?;

@@ -325,4 +325,3 @@ pub(crate) fn mac(domain: u8, ip: u32) -> [u8; 6] {
     let [a, b, c, d] = ip.to_be_bytes();
     [0x02, domain, a, b, c, d]
 }
-

@@ -2,8 +2,8 @@
 
 use super::rows::{GroupRow, InterfaceRow, On, SegmentRow};
 use super::{
-    Attachment, Check, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Range, Route, Router, RouterId,
-    Segment, SegmentId, Unsupported, Vm, mac,
+    Attachment, Check, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Range, Route, Router,
+    RouterId, Segment, SegmentId, Unsupported, Vm, mac,
 };
 use crate::text::fnv32;
 use std::net::Ipv4Addr;
@@ -55,7 +55,8 @@ impl Plan {
         match self.resolve(path).ok()?.as_slice() {
             [only] => {
                 let row = &self.data.groups[only.group.0 as usize];
-                (only.count == row.count && self.data.names.path(row.instance, row.decl, None) == path).then_some(only.group)
+                (only.count == row.count && self.data.names.path(row.instance, row.decl, None) == path)
+                    .then_some(only.group)
             }
             _ => None,
         }
@@ -237,7 +238,8 @@ impl Plan {
 
 /// The hostname of a VM: `hq.pc[7]` is `hq-pc-7`. One that would be too long ends in a hash of the name instead.
 fn hostname(name: &str) -> String {
-    let mut host: String = name.chars().filter(|c| *c != ']').map(|c| if matches!(c, '.' | '[') { '-' } else { c }).collect();
+    let mut host: String =
+        name.chars().filter(|c| *c != ']').map(|c| if matches!(c, '.' | '[') { '-' } else { c }).collect();
     if host.len() > MAX_HOSTNAME {
         host.truncate(MAX_HOSTNAME - 9);
         host.push_str(&format!("-{:08x}", fnv32(name.as_bytes())));

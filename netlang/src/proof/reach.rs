@@ -105,9 +105,11 @@ impl<'d> Reach<'d> {
             let GroupId(group) = range.group;
             let row = &self.data.groups[group as usize];
             let nics = row.first_nic..row.first_nic + u32::from(row.nic_count);
-            let fixed = nics.clone().all(|n| matches!(self.data.nics[n as usize].segment, crate::plan::form::Form::Const(_)));
+            let fixed =
+                nics.clone().all(|n| matches!(self.data.nics[n as usize].segment, crate::plan::form::Form::Const(_)));
             for index in range.indices() {
-                let segments: Vec<u32> = nics.clone().filter_map(|n| self.data.nic_at(n, index)).map(|(s, _)| s).collect();
+                let segments: Vec<u32> =
+                    nics.clone().filter_map(|n| self.data.nic_at(n, index)).map(|(s, _)| s).collect();
                 if seen.insert(Class { segments: segments.clone() }) {
                     members.push(Member { group, index, segments });
                 }

@@ -179,7 +179,8 @@ impl World<'_> {
                 self.poisoned_nics.insert(nic);
             }
             let group = self.data.groups[self.data.nics[nic as usize].group as usize];
-            let form = self.host_form(&classes[class as usize].extents, &place, group.is_array, group.first + group.count);
+            let form =
+                self.host_form(&classes[class as usize].extents, &place, group.is_array, group.first + group.count);
             self.data.nics[nic as usize].host = form;
         }
     }
@@ -267,7 +268,8 @@ impl World<'_> {
         let mut pieces: Vec<(u32, i64)> = Vec::new();
         let mut at = 0;
         while at < until {
-            let end = extents.0.iter().filter_map(|e| e.bounds.last()).filter(|(f, u)| (*f..*u).contains(&at)).map(|b| b.1);
+            let end =
+                extents.0.iter().filter_map(|e| e.bounds.last()).filter(|(f, u)| (*f..*u).contains(&at)).map(|b| b.1);
             let Some(end) = end.min() else { break };
             place.push(at);
             let Some(number) = extents.locate(&place) else { break };
@@ -318,7 +320,10 @@ impl World<'_> {
                 let divisor = word.rsplit("mod ").next().map_or("4", |d| d.trim_end_matches(']'));
                 it.help(format!("pack them: `on {word} at {FIRST_HOST} + {index} div {divisor}`"))
             }
-            None => it.help(format!("give the lan a prefix of /{} or shorter, or spread the group over several lans", needed.len())),
+            None => it.help(format!(
+                "give the lan a prefix of /{} or shorter, or spread the group over several lans",
+                needed.len()
+            )),
         };
         self.sink.push(it);
     }
@@ -364,9 +369,13 @@ impl World<'_> {
         let name = self.data.names.path(group.instance, group.decl, group.is_array.then_some(index));
         let number = self.data.forms.value(form, index).map_or_else(|| "below zero".to_owned(), |n| n.to_string());
         self.sink.push(
-            Diagnostic::error(codes::OUTSIDE_PREFIX, format!("`{name}` would have the host number {number}"), self.tree.span(word))
-                .label(format!("host numbers of this lan go from 1 to {}", thousands(most)))
-                .also(class.span, "this lan"),
+            Diagnostic::error(
+                codes::OUTSIDE_PREFIX,
+                format!("`{name}` would have the host number {number}"),
+                self.tree.span(word),
+            )
+            .label(format!("host numbers of this lan go from 1 to {}", thousands(most)))
+            .also(class.span, "this lan"),
         );
     }
 

@@ -48,7 +48,8 @@ impl World<'_> {
                         ),
                     };
                     let text = span.text(self.text).split_whitespace().collect::<Vec<_>>().join(" ");
-                    let check = Check { text, line: lines.line(span.start), from: resolved.from, to, expect: resolved.expect };
+                    let check =
+                        Check { text, line: lines.line(span.start), from: resolved.from, to, expect: resolved.expect };
                     self.data.checks.push(check);
                 }
             }
@@ -142,7 +143,8 @@ impl World<'_> {
                 if interfaces.is_empty() {
                     let span = self.tree.span(word);
                     self.sink.push(
-                        Diagnostic::error(codes::NOTHING, "this router has no address", span).label("it is on no lan and no link"),
+                        Diagnostic::error(codes::NOTHING, "this router has no address", span)
+                            .label("it is on no lan and no link"),
                     );
                     return None;
                 }
@@ -155,7 +157,8 @@ impl World<'_> {
                 if ranges.is_empty() {
                     let span = self.tree.span(word);
                     self.sink.push(
-                        Diagnostic::error(codes::NOTHING, "no VM is on this lan", span).label("nothing would be checked"),
+                        Diagnostic::error(codes::NOTHING, "no VM is on this lan", span)
+                            .label("nothing would be checked"),
                     );
                     return None;
                 }
@@ -234,7 +237,11 @@ impl World<'_> {
         let (from, to) = (text(from), text(to));
         let word = words.first().map_or_else(Span::default, |w| self.tree.span(*w));
         let count: u64 = check.from.iter().map(|r| u64::from(r.count)).sum();
-        let label = format!("{} VM{} on the left; the first pair is {pair}", thousands(count), if count == 1 { "" } else { "s" });
+        let label = format!(
+            "{} VM{} on the left; the first pair is {pair}",
+            thousands(count),
+            if count == 1 { "" } else { "s" }
+        );
         if check.expect == Expect::CannotReach {
             self.sink.push(
                 Diagnostic::error(codes::CHECK_REACHABLE, format!("{from} reaches {to}, and must not"), word)
@@ -244,17 +251,21 @@ impl World<'_> {
             );
             return;
         }
-        let mut it = Diagnostic::error(codes::CHECK_UNREACHABLE, format!("{from} cannot reach {to}"), word).label(label);
+        let mut it =
+            Diagnostic::error(codes::CHECK_UNREACHABLE, format!("{from} cannot reach {to}"), word).label(label);
         it = match verdict {
             Verdict::Reaches => it,
-            Verdict::NoNic { group, index } => {
-                it.note(format!("{} is on no lan", self.vm_path(group, index))).help("`on LAN` in its block attaches it")
-            }
+            Verdict::NoNic { group, index } => it
+                .note(format!("{} is on no lan", self.vm_path(group, index)))
+                .help("`on LAN` in its block attaches it"),
             Verdict::NoGateway { group, index } => {
                 let row = self.data.groups[group as usize];
                 let span = self.data.names.decl(row.instance, row.decl).span;
                 it.also(span, "no router on its lans")
-                    .note(format!("{} has no way off its own lans: there is no gateway on them", self.vm_path(group, index)))
+                    .note(format!(
+                        "{} has no way off its own lans: there is no gateway on them",
+                        self.vm_path(group, index)
+                    ))
                     .help("a router with `on` for both lans joins them")
             }
             Verdict::NoRoute { segment } => {

@@ -67,9 +67,10 @@ impl World<'_> {
 
     /// The first clause of a word in a statement's block.
     pub(crate) fn find_clause(&self, owner: StmtId, block: &'static [Property], word: &str) -> Option<Clause> {
-        let stmt = self.tree.children(Some(owner)).find(|s| {
-            self.tree.keyword(*s).is_some_and(|k| self.data.names.interner.name(k) == word)
-        })?;
+        let stmt = self
+            .tree
+            .children(Some(owner))
+            .find(|s| self.tree.keyword(*s).is_some_and(|k| self.data.names.interner.name(k) == word))?;
         self.clause(stmt, block)
     }
 
@@ -123,7 +124,8 @@ impl World<'_> {
     pub(crate) fn no_block(&mut self, stmt: StmtId, word: &str) {
         let span = self.tree.head_span(stmt);
         self.sink.push(
-            Diagnostic::error(codes::BAD_WORDS, format!("`{word}` has no block"), span).label("remove what is in braces"),
+            Diagnostic::error(codes::BAD_WORDS, format!("`{word}` has no block"), span)
+                .label("remove what is in braces"),
         );
     }
 
@@ -160,7 +162,10 @@ impl World<'_> {
             let span = self.tree.span(*word);
             let name = self.tree.as_name(*word).map(|s| self.data.names.interner.name(s));
             let Some(number) = property.options.iter().position(|o| Some(o.word) == name) else {
-                return Err(Misfit { span, problem: format!("`{}` does not go with `{}`", span.text(self.text), property.word) });
+                return Err(Misfit {
+                    span,
+                    problem: format!("`{}` does not go with `{}`", span.text(self.text), property.word),
+                });
             };
             if clause.options.iter().any(|(n, ..)| usize::from(*n) == number) {
                 return Err(Misfit { span, problem: format!("`{}` is given twice", property.options[number].word) });

@@ -212,9 +212,13 @@ impl World<'_> {
         if let Some((_, first)) = self.defaults.iter().find(|(word, _)| *word == of.word) {
             let first = self.tree.head_span(*first);
             self.sink.push(
-                Diagnostic::error(codes::REPEATED, format!("`default {}` is given twice", of.word), self.tree.head_span(stmt))
-                    .label("a second time")
-                    .also(first, "given here first"),
+                Diagnostic::error(
+                    codes::REPEATED,
+                    format!("`default {}` is given twice", of.word),
+                    self.tree.head_span(stmt),
+                )
+                .label("a second time")
+                .also(first, "given here first"),
             );
             return;
         }
@@ -248,9 +252,7 @@ impl World<'_> {
     fn declare_word(&mut self, module: u32, stmt: StmtId, kind: Kind, of: u32, at: usize) {
         let Some(word) = self.tree.words(stmt).get(at).copied() else {
             let span = self.tree.head_span(stmt);
-            self.sink.push(
-                Diagnostic::error(codes::BAD_WORDS, "a name is missing", span).label("what is it called?"),
-            );
+            self.sink.push(Diagnostic::error(codes::BAD_WORDS, "a name is missing", span).label("what is it called?"));
             return;
         };
         let span = self.tree.span(word);
@@ -279,13 +281,16 @@ impl World<'_> {
         };
         if array && !matches!(kind, Kind::Lan | Kind::Vm | Kind::Router | Kind::Instance) {
             self.sink.push(
-                Diagnostic::error(codes::BAD_INDEX, format!("{} cannot be an array", kind.a()), span).label("remove the index"),
+                Diagnostic::error(codes::BAD_INDEX, format!("{} cannot be an array", kind.a()), span)
+                    .label("remove the index"),
             );
         }
         let name = self.data.names.interner.name(symbol);
         let clash = self.data.names.modules[module as usize].table.get(&symbol).copied();
         let first = match clash {
-            Some(decl) => Some((self.data.names.modules[module as usize].decls[decl as usize].span, "declared here first")),
+            Some(decl) => {
+                Some((self.data.names.modules[module as usize].decls[decl as usize].span, "declared here first"))
+            }
             None if module != 0 => self.data.names.modules[0].table.get(&symbol).map(|decl| {
                 (self.data.names.modules[0].decls[*decl as usize].span, "a name of the file; names are not shadowed")
             }),
@@ -315,7 +320,8 @@ impl World<'_> {
         let mut it = Diagnostic::error(codes::UNKNOWN_NAME, format!("no {what} named `{name}` here"), span);
         if let Some(similar) = self.data.names.similar(scope, &name) {
             it = it.label(format!("help: did you mean `{similar}`?"));
-            if let Some((_, decl)) = self.data.names.find(scope, &similar).or_else(|| self.data.names.find(0, &similar)) {
+            if let Some((_, decl)) = self.data.names.find(scope, &similar).or_else(|| self.data.names.find(0, &similar))
+            {
                 it = it.also(decl.span, format!("{} with a similar name", decl.kind.a()));
             }
         } else {

@@ -81,14 +81,13 @@ impl World<'_> {
                 let it = Diagnostic::error(codes::BAD_NUMBER, format!("`{}` is no unit", &text[digits.len()..]), span);
                 match similar {
                     Some(unit) => it.label(format!("help: `{digits}{unit}`")),
-                    None => it
-                        .label("not a unit")
-                        .note("units are ns us ms s min h, KiB MiB GiB, kbit Mbit Gbit, pps, %"),
+                    None => {
+                        it.label("not a unit").note("units are ns us ms s min h, KiB MiB GiB, kbit Mbit Gbit, pps, %")
+                    }
                 }
             }
-            QuantityError::TooLarge => {
-                Diagnostic::error(codes::BAD_NUMBER, format!("`{text}` is too large"), span).label("more than 64 bits hold")
-            }
+            QuantityError::TooLarge => Diagnostic::error(codes::BAD_NUMBER, format!("`{text}` is too large"), span)
+                .label("more than 64 bits hold"),
         };
         self.sink.push(diagnostic);
         None
@@ -144,9 +143,8 @@ impl World<'_> {
                     Some(_) => (format!("the value of `{name}` needs itself"), "needed here again"),
                     None => (format!("the value of `{name}` is nested too deep"), "needed here"),
                 };
-                self.sink.push(
-                    Diagnostic::error(codes::CYCLE, what, found.span).label("this value").also(asked, label),
-                );
+                self.sink
+                    .push(Diagnostic::error(codes::CYCLE, what, found.span).label("this value").also(asked, label));
                 return None;
             }
         }
@@ -184,8 +182,11 @@ impl World<'_> {
             (Value::Rate(l), Value::Rate(r)) => wide(l, r).map(Value::Rate),
             _ => {
                 self.sink.push(
-                    Diagnostic::error(codes::BAD_OPERANDS, "these values do not go together", span)
-                        .label(format!("{} and {}", left.a(), right.a())),
+                    Diagnostic::error(codes::BAD_OPERANDS, "these values do not go together", span).label(format!(
+                        "{} and {}",
+                        left.a(),
+                        right.a()
+                    )),
                 );
                 return None;
             }
@@ -275,9 +276,8 @@ impl World<'_> {
             && !(least..=most).contains(&n)
         {
             let bounds = format!("from {} to {}", thousands(least.max(0) as u64), thousands(most.max(0) as u64));
-            self.sink.push(
-                Diagnostic::error(codes::OUT_OF_BOUNDS, format!("`{what}` cannot be {n}"), span).label(bounds),
-            );
+            self.sink
+                .push(Diagnostic::error(codes::OUT_OF_BOUNDS, format!("`{what}` cannot be {n}"), span).label(bounds));
             return false;
         }
         true
@@ -303,7 +303,9 @@ impl World<'_> {
     pub(crate) fn mentions(&self, id: ExprId, name: Symbol) -> bool {
         match self.tree.expr(id) {
             Expr::Name(symbol) => symbol == name,
-            Expr::Binary(l, r, _) | Expr::Range(l, r) | Expr::At(l, r) => self.mentions(l, name) || self.mentions(r, name),
+            Expr::Binary(l, r, _) | Expr::Range(l, r) | Expr::At(l, r) => {
+                self.mentions(l, name) || self.mentions(r, name)
+            }
             Expr::Field(base, _) => self.mentions(base, name),
             Expr::Call(callee, args) => {
                 self.mentions(callee, name) || self.tree.args(args).iter().any(|a| self.mentions(*a, name))
@@ -328,8 +330,12 @@ impl World<'_> {
             }
             _ => {
                 self.sink.push(
-                    Diagnostic::error(codes::BAD_OPERANDS, "the index can only be used in sums, `mod` and `div` here", self.tree.span(id))
-                        .label("no closed form"),
+                    Diagnostic::error(
+                        codes::BAD_OPERANDS,
+                        "the index can only be used in sums, `mod` and `div` here",
+                        self.tree.span(id),
+                    )
+                    .label("no closed form"),
                 );
                 return None;
             }

@@ -2,11 +2,11 @@
 
 use super::World;
 use super::eval::Env;
+use crate::address::prefix::Prefix;
 use crate::diag::{Diagnostic, codes};
+use crate::plan::RouterKind;
 use crate::plan::names::{Instance, Rows};
 use crate::plan::rows::{GroupRow, RouterRow, SegmentRow};
-use crate::plan::RouterKind;
-use crate::address::prefix::Prefix;
 use crate::source::Span;
 use crate::syntax::intern::Symbol;
 use crate::syntax::tree::{Expr, StmtId};
@@ -166,7 +166,10 @@ impl World<'_> {
             let span = self.tree.span(range);
             let text = span.text(self.text);
             let label = if from >= until { "a range ends before its second number" } else { "too large" };
-            self.sink.push(Diagnostic::error(codes::BAD_RANGE, format!("`{text}` has no elements that fleet can make"), span).label(label));
+            self.sink.push(
+                Diagnostic::error(codes::BAD_RANGE, format!("`{text}` has no elements that fleet can make"), span)
+                    .label(label),
+            );
             return (0, 0, true);
         }
         (from as u32, (until - from) as u32, true)

@@ -22,7 +22,12 @@ impl World<'_> {
     }
 
     /// A property of a declaration, or of `default` for its kind. The flag says that it is the default's.
-    pub(crate) fn property_of(&self, stmt: StmtId, kind: &'static str, word: &str) -> Option<(super::clause::Clause, bool)> {
+    pub(crate) fn property_of(
+        &self,
+        stmt: StmtId,
+        kind: &'static str,
+        word: &str,
+    ) -> Option<(super::clause::Clause, bool)> {
         let block = Self::block_of(kind);
         if let Some(clause) = self.find_clause(stmt, block, word) {
             return Some((clause, false));
@@ -112,10 +117,14 @@ impl World<'_> {
         let lan_name = self.data.names.interner.name(self.data.names.decl(lan.instance, lan.decl).symbol).to_owned();
         let name = self.data.names.path(row.instance, row.decl, row.index);
         self.sink.push(
-            Diagnostic::error(codes::GATEWAY_ELSEWHERE, format!("the gateway `{name}` is not on this lan"), self.tree.span(word))
-                .label("named as gateway here")
-                .also(decl.span, "this router")
-                .help(format!("add `on {lan_name}` to it")),
+            Diagnostic::error(
+                codes::GATEWAY_ELSEWHERE,
+                format!("the gateway `{name}` is not on this lan"),
+                self.tree.span(word),
+            )
+            .label("named as gateway here")
+            .also(decl.span, "this router")
+            .help(format!("add `on {lan_name}` to it")),
         );
     }
 

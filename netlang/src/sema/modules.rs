@@ -98,7 +98,8 @@ impl World<'_> {
                 let params = of.decls.iter().filter(|d| d.kind == Kind::Param);
                 let names: Vec<&str> = params.map(|d| self.data.names.interner.name(d.symbol)).collect();
                 let module_name = of.name.map_or("", |n| self.data.names.interner.name(n));
-                let it = Diagnostic::error(codes::UNKNOWN_WORD, format!("`{module_name}` has no parameter `{name}`"), span);
+                let it =
+                    Diagnostic::error(codes::UNKNOWN_WORD, format!("`{module_name}` has no parameter `{name}`"), span);
                 let it = match nearest(name, names.iter().copied()) {
                     Some(similar) => it.label(format!("help: did you mean `{similar}`?")),
                     None if names.is_empty() => it.label("it has none at all"),
@@ -144,10 +145,14 @@ impl World<'_> {
                 None => {
                     let owner_name = self.data.names.interner.name(owner.symbol);
                     self.sink.push(
-                        Diagnostic::error(codes::MISSING, format!("`{owner_name}` does not say what `{name}` is"), owner.span)
-                            .label("this instance")
-                            .also(found.span, "this parameter has no default")
-                            .help(format!("add `{name} …` to its block")),
+                        Diagnostic::error(
+                            codes::MISSING,
+                            format!("`{owner_name}` does not say what `{name}` is"),
+                            owner.span,
+                        )
+                        .label("this instance")
+                        .also(found.span, "this parameter has no default")
+                        .help(format!("add `{name} …` to its block")),
                     );
                     return None;
                 }

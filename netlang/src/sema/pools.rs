@@ -65,8 +65,12 @@ impl World<'_> {
                 let bounds = if is_lan { prefix.len()..=30 } else { prefix.len().max(24)..=31 };
                 if !bounds.contains(&len) {
                     self.sink.push(
-                        Diagnostic::error(codes::OUT_OF_BOUNDS, format!("`each` cannot be /{len} here"), self.tree.span(word))
-                            .label(format!("from /{} to /{}", bounds.start(), bounds.end())),
+                        Diagnostic::error(
+                            codes::OUT_OF_BOUNDS,
+                            format!("`each` cannot be /{len} here"),
+                            self.tree.span(word),
+                        )
+                        .label(format!("from /{} to /{}", bounds.start(), bounds.end())),
                     );
                     continue;
                 }
@@ -75,9 +79,13 @@ impl World<'_> {
             let slot = if is_lan { &mut pools.lan } else { &mut pools.link };
             if let Some(first) = slot.span {
                 self.sink.push(
-                    Diagnostic::error(codes::REPEATED, format!("`pool {}` is given twice", if is_lan { "lan" } else { "link" }), span)
-                        .label("a second time")
-                        .also(first, "given here first"),
+                    Diagnostic::error(
+                        codes::REPEATED,
+                        format!("`pool {}` is given twice", if is_lan { "lan" } else { "link" }),
+                        span,
+                    )
+                    .label("a second time")
+                    .also(first, "given here first"),
                 );
                 continue;
             }
@@ -132,7 +140,9 @@ impl World<'_> {
         let (path, sizes, span) = self.lan_class_at(class);
         let (path, sizes) = (path.to_owned(), sizes.clone());
         let mut extents = section.get(BlockKind::Net, &path).cloned().unwrap_or_default();
-        let inside = |e: &Extent| u64::from(e.base) >= u64::from(pool.prefix.first()) && e.end() <= u64::from(pool.prefix.last()) + 1;
+        let inside = |e: &Extent| {
+            u64::from(e.base) >= u64::from(pool.prefix.first()) && e.end() <= u64::from(pool.prefix.last()) + 1
+        };
         // Another pool or another shape: the file was changed on purpose, so the lan moves.
         if !extents.has_rank(sizes.len()) || !extents.0.iter().all(inside) {
             extents = Extents::default();
@@ -162,10 +172,14 @@ impl World<'_> {
     fn cannot_grow(&mut self, span: Span, extents: &Extents, len: u8) {
         let now = extents.0.first().map_or_else(String::new, |e| Prefix::new(e.base, e.len).to_string());
         self.sink.push(
-            Diagnostic::error(codes::CANNOT_GROW, format!("this lan has outgrown {now}, which the lock holds for it"), span)
-                .label(format!("needs a /{len} now"))
-                .note("the addresses next to it are taken, and addresses never move by themselves")
-                .help("give it a prefix in the file, or remove its `net` line from fleet.lock to have it renumbered"),
+            Diagnostic::error(
+                codes::CANNOT_GROW,
+                format!("this lan has outgrown {now}, which the lock holds for it"),
+                span,
+            )
+            .label(format!("needs a /{len} now"))
+            .note("the addresses next to it are taken, and addresses never move by themselves")
+            .help("give it a prefix in the file, or remove its `net` line from fleet.lock to have it renumbered"),
         );
     }
 

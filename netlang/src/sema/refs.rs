@@ -69,7 +69,8 @@ impl World<'_> {
             PathError::Unknown { part, similar } => {
                 let (it, before) = (&parts[part], &parts[part - 1]);
                 let message = format!("`{}` has no part named `{}`", before.name, it.name);
-                let label = similar.map_or_else(|| "not declared there".into(), |s| format!("help: did you mean `{s}`?"));
+                let label =
+                    similar.map_or_else(|| "not declared there".into(), |s| format!("help: did you mean `{s}`?"));
                 Diagnostic::error(codes::UNKNOWN_NAME, message, it.span).label(label)
             }
             PathError::OutOfRange { part, first, until } => {

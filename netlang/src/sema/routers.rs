@@ -87,7 +87,8 @@ impl World<'_> {
             None => (1 + i64::from(row.index.unwrap_or(0)), lan),
         };
         for segment in segments {
-            let twice = self.attaches.iter().rev().take_while(|a| a.router == router).any(|a| a.on == On::Segment(segment));
+            let twice =
+                self.attaches.iter().rev().take_while(|a| a.router == router).any(|a| a.on == On::Segment(segment));
             if twice {
                 self.sink.push(
                     Diagnostic::error(codes::REPEATED, "this router is on that lan already", self.tree.span(lan))
@@ -130,7 +131,9 @@ impl World<'_> {
             }
             [_, a, mark, b] if self.tree.expr(mark) == Expr::Mark(Mark::Peer) => LinkHead { ends: [a, b], name: None },
             [_, a, mark, b, with, name]
-                if self.tree.expr(mark) == Expr::Mark(Mark::Peer) && is(with, "as") && self.tree.as_name(name).is_some() =>
+                if self.tree.expr(mark) == Expr::Mark(Mark::Peer)
+                    && is(with, "as")
+                    && self.tree.as_name(name).is_some() =>
             {
                 LinkHead { ends: [a, b], name: Some(name) }
             }
@@ -165,9 +168,13 @@ impl World<'_> {
         let key = (instance, name.clone());
         let clash = self.link_names.get(&key).copied();
         if let Some(first) = clash {
-            let mut it = Diagnostic::error(codes::BAD_LINK, format!("there is a link `{name}` already"), self.tree.head_span(stmt))
-                .label("a second one")
-                .also(self.tree.head_span(first), "the first");
+            let mut it = Diagnostic::error(
+                codes::BAD_LINK,
+                format!("there is a link `{name}` already"),
+                self.tree.head_span(stmt),
+            )
+            .label("a second one")
+            .also(self.tree.head_span(first), "the first");
             if head.name.is_none() {
                 it = it.help(format!("name it: `link {} -- {} as {}`", text(a), text(b), "second"));
             }
@@ -200,10 +207,14 @@ impl World<'_> {
             let decl = *self.data.names.decl(other.instance, other.decl);
             let text = self.tree.span(word).text(self.text);
             self.sink.push(
-                Diagnostic::error(codes::BAD_LINK, format!("`{text}` is {}: links join routers", decl.kind.a()), self.tree.span(word))
-                    .label("not a router")
-                    .also(decl.span, "declared here")
-                    .help("put both on a lan instead: `on LAN` in their blocks"),
+                Diagnostic::error(
+                    codes::BAD_LINK,
+                    format!("`{text}` is {}: links join routers", decl.kind.a()),
+                    self.tree.span(word),
+                )
+                .label("not a router")
+                .also(decl.span, "declared here")
+                .help("put both on a lan instead: `on LAN` in their blocks"),
             );
             return None;
         }

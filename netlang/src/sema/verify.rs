@@ -127,8 +127,12 @@ impl World<'_> {
             if attach.host == 0 || u64::from(attach.host) > prefix.max_host_number() {
                 let span = self.tree.span(attach.word);
                 self.sink.push(
-                    Diagnostic::error(codes::OUTSIDE_PREFIX, format!("{prefix} has no host number {}", attach.host), span)
-                        .label(format!("host numbers go from 1 to {}", thousands(prefix.max_host_number()))),
+                    Diagnostic::error(
+                        codes::OUTSIDE_PREFIX,
+                        format!("{prefix} has no host number {}", attach.host),
+                        span,
+                    )
+                    .label(format!("host numbers go from 1 to {}", thousands(prefix.max_host_number()))),
                 );
             }
         }
@@ -154,7 +158,8 @@ impl World<'_> {
     fn claims(&self, segment: u32) -> Vec<Claim> {
         let mut claims = Vec::new();
         for interface in self.data.segment_interfaces.of(segment) {
-            let host = self.data.interfaces[*interface as usize].ip - self.data.segments[segment as usize].prefix.first();
+            let host =
+                self.data.interfaces[*interface as usize].ip - self.data.segments[segment as usize].prefix.first();
             let owner = Owner::Interface(*interface);
             claims.push(Claim { from: host, until: host + 1, injective: true, owner });
         }
@@ -221,8 +226,12 @@ impl World<'_> {
             std::mem::swap(&mut first, &mut second);
         }
         let ip = Ipv4Addr::from(self.data.segments[segment as usize].prefix.first() + host);
-        let mut it = Diagnostic::error(codes::DUPLICATE_ADDRESS, format!("`{}` and `{}` have the same address {ip}", first.1, second.1), second.0)
-            .label(format!("host number {host}"));
+        let mut it = Diagnostic::error(
+            codes::DUPLICATE_ADDRESS,
+            format!("`{}` and `{}` have the same address {ip}", first.1, second.1),
+            second.0,
+        )
+        .label(format!("host number {host}"));
         if first.0 != second.0 {
             it = it.also(first.0, "the same here");
         }
@@ -264,7 +273,10 @@ impl World<'_> {
                 let group_decl = self.data.names.decl(group.instance, group.decl);
                 it = it.also(group_decl.span, format!("{} of them", thousands(u64::from(group.count))));
             }
-            self.sink.push(it.help(format!("split the lan: `lan part[i in 0..{}]`, and `on part[i mod {0}]`", ports.div_ceil(MAX_PORTS))));
+            self.sink.push(it.help(format!(
+                "split the lan: `lan part[i in 0..{}]`, and `on part[i mod {0}]`",
+                ports.div_ceil(MAX_PORTS)
+            )));
         }
     }
 }

@@ -5,9 +5,9 @@ use super::clause::Clause;
 use super::eval::Env;
 use super::value::Value;
 use crate::diag::{Diagnostic, codes};
+use crate::plan::HypervisorKind;
 use crate::plan::form::{Form, Op};
 use crate::plan::rows::{Class, NicRow};
-use crate::plan::HypervisorKind;
 use crate::syntax::intern::Symbol;
 use crate::syntax::tree::{BinaryOp, Expr, ExprId, StmtId};
 use crate::text::{nearest, thousands};
@@ -131,7 +131,9 @@ impl World<'_> {
             }
             let message = format!("`{name}` is {}, not an image", decl.kind.a());
             self.sink.push(
-                Diagnostic::error(codes::WRONG_KIND, message, span).label("not an image").also(decl.span, "declared here"),
+                Diagnostic::error(codes::WRONG_KIND, message, span)
+                    .label("not an image")
+                    .also(decl.span, "declared here"),
             );
             return None;
         }
@@ -201,8 +203,12 @@ impl World<'_> {
         // The index is somewhere within the path: one entry for each element.
         if row.count > MAX_TABLE {
             self.sink.push(
-                Diagnostic::error(codes::TOO_LARGE, "this lan has no closed form for so large a group", self.tree.span(lan))
-                    .label("use the index only in the last brackets"),
+                Diagnostic::error(
+                    codes::TOO_LARGE,
+                    "this lan has no closed form for so large a group",
+                    self.tree.span(lan),
+                )
+                .label("use the index only in the last brackets"),
             );
             return None;
         }
@@ -251,8 +257,12 @@ impl World<'_> {
             if count > 0 {
                 let name = self.data.names.path(row.instance, row.decl, Some(i));
                 self.sink.push(
-                    Diagnostic::error(codes::BAD_INDEX, format!("`{name}` would be on a lan that there is not"), self.tree.span(lan))
-                        .label(format!("the array has {} lans; the index is {i}", thousands(u64::from(count)))),
+                    Diagnostic::error(
+                        codes::BAD_INDEX,
+                        format!("`{name}` would be on a lan that there is not"),
+                        self.tree.span(lan),
+                    )
+                    .label(format!("the array has {} lans; the index is {i}", thousands(u64::from(count)))),
                 );
             }
             return None;

@@ -236,9 +236,8 @@ fn spaced(before: Token, token: Token) -> bool {
 
 /// Pads lines so that what belongs together stands in columns.
 fn align(lines: &mut [Line]) {
-    let related = |a: &Line, b: &Line| {
-        a.indent == b.indent && !b.blank_before && !a.keyword.is_empty() && a.keyword == b.keyword
-    };
+    let related =
+        |a: &Line, b: &Line| a.indent == b.indent && !b.blank_before && !a.keyword.is_empty() && a.keyword == b.keyword;
     for run in chunks(lines, related) {
         pad(run, |l| &mut l.left, |l| !l.value.is_empty());
         // What stands before the block is one column from here on.
@@ -248,9 +247,8 @@ fn align(lines: &mut [Line]) {
         }
         pad(run, |l| &mut l.left, |l| !l.block.is_empty());
     }
-    let commented = |a: &Line, b: &Line| {
-        a.indent == b.indent && !b.blank_before && !a.comment.is_empty() && !b.comment.is_empty()
-    };
+    let commented =
+        |a: &Line, b: &Line| a.indent == b.indent && !b.blank_before && !a.comment.is_empty() && !b.comment.is_empty();
     for run in chunks(lines, commented) {
         for line in run.iter_mut().filter(|l| !l.block.is_empty()) {
             let block = std::mem::take(&mut line.block);

@@ -340,8 +340,9 @@ impl Parser<'_, '_> {
             T::BadNumber => Diagnostic::error(codes::BAD_NUMBER, format!("`{text}` is no number or address"), span)
                 .label("not readable")
                 .note("numbers are like 5, 5ms, 1.5GiB, 10.0.0.1, 10.0.0.0/8 or /24"),
-            _ => Diagnostic::error(codes::UNEXPECTED, format!("expected {wanted}"), span)
-                .label(format!("found {found}")),
+            _ => {
+                Diagnostic::error(codes::UNEXPECTED, format!("expected {wanted}"), span).label(format!("found {found}"))
+            }
         };
         self.fail(diagnostic)
     }
@@ -411,4 +412,3 @@ pub(crate) fn parse_word(text: &str) -> Option<(Tree, ExprId)> {
         _ => None,
     }
 }
-

@@ -78,7 +78,11 @@ const VM: &[Property] = &[
     prop("image", &[arg("image", Ty::Image)], "what to boot"),
     prop("cpu", &[arg("count", Ty::Int(1, 256))], "virtual processors"),
     prop("mem", &[arg("size", Ty::Size)], "memory"),
-    prop("hypervisor", &[arg("kind", Ty::Choice(&["uml", "qemu"]))], "what runs the VM; the host decides when left out"),
+    prop(
+        "hypervisor",
+        &[arg("kind", Ty::Choice(&["uml", "qemu"]))],
+        "what runs the VM; the host decides when left out",
+    ),
     prop("ksm", &[arg("mode", Ty::Choice(&["on", "off", "aggressive"]))], "merging of equal memory pages").later(),
     prop("console", &[arg("mode", ON_OFF)], "whether the console is kept").later(),
     prop("needs", &[arg("device", Ty::Choice(&["camera"]))], "a device that must be lent to the VM").later(),
@@ -113,10 +117,7 @@ const BGP: &[Property] = &[
     prop("originate", &[many("prefix", Ty::Prefix)], "prefixes to announce"),
 ];
 
-const RULE: &[Arg] = &[
-    maybe("protocol", PROTOCOL),
-    Arg { name: "port", ty: PORT, optional: true, many: true },
-];
+const RULE: &[Arg] = &[maybe("protocol", PROTOCOL), Arg { name: "port", ty: PORT, optional: true, many: true }];
 const RULE_ENDS: &[Opt] = &[opt("from", &[arg("where", Ty::Target)]), opt("to", &[arg("where", Ty::Target)])];
 
 const FIREWALL: &[Property] = &[
@@ -177,13 +178,7 @@ const PLACE_BLOCK: &[Property] = &[
 ];
 
 const OF: Ty = Ty::Choice(&["of"]);
-const SAMPLE: &[Arg] = &[
-    arg("few", COUNT),
-    arg("of", OF),
-    arg("many", COUNT),
-    arg("of", OF),
-    arg("vms", Ty::Target),
-];
+const SAMPLE: &[Arg] = &[arg("few", COUNT), arg("of", OF), arg("many", COUNT), arg("of", OF), arg("vms", Ty::Target)];
 
 const TELEMETRY_BLOCK: &[Property] = &[
     prop("every", &[arg("time", Ty::Duration)], "the period of samples"),
@@ -218,7 +213,9 @@ pub const KEYWORDS: &[Keyword] = &[
     ),
     word("module", "module NAME { … }", &[], "a part of a network, to be used many times").file_only(),
     word("param", "param NAME TYPE [= VALUE] [max VALUE]", &[], "a parameter of a module"),
-    word("external", "external NAME { … }", EXTERNAL_BLOCK, "a network outside, on a host's interface").file_only().later(),
+    word("external", "external NAME { … }", EXTERNAL_BLOCK, "a network outside, on a host's interface")
+        .file_only()
+        .later(),
     word("place", "place TARGET { … } | place together|apart", PLACE_BLOCK, "which hosts run what").later(),
     word("telemetry", "telemetry { … }", TELEMETRY_BLOCK, "what is measured").file_only().later(),
     word("experiment", "experiment NAME { … }", &[], "what happens when").file_only().later(),

@@ -86,8 +86,10 @@ pub fn run(uml: &UmlFiles, count: u32, concurrency: usize) -> Result<Cost> {
         {
             booting.push(start(uml, index, &folder.0, &group, &namespace)?);
         }
-        let mut watched: Vec<_> =
-            booting.iter().map(|guest| PollFd::new(std::os::fd::AsFd::as_fd(&guest.control), PollFlags::POLLIN)).collect();
+        let mut watched: Vec<_> = booting
+            .iter()
+            .map(|guest| PollFd::new(std::os::fd::AsFd::as_fd(&guest.control), PollFlags::POLLIN))
+            .collect();
         let ready = poll(&mut watched, PollTimeout::from(60_000_u16))?;
         ensure!(ready > 0, "a guest of the bare loop did not come up within a minute");
         let spoke: Vec<bool> = watched.iter().map(|fd| fd.any().unwrap_or(false)).collect();

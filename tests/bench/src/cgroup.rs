@@ -13,7 +13,8 @@ pub fn root() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
     let path = line.and_then(|line| line.split(' ').nth(4));
-    path.map(PathBuf::from).context("the bench needs cgroup v2 to tell CPU times apart: mount -t cgroup2 none /sys/fs/cgroup")
+    path.map(PathBuf::from)
+        .context("the bench needs cgroup v2 to tell CPU times apart: mount -t cgroup2 none /sys/fs/cgroup")
 }
 
 /// CPU seconds used so far by the processes of a group and of all below it, also by those that have ended.

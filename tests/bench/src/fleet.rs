@@ -93,7 +93,10 @@ pub fn run(fleet: &Path, images: &Path, count: u32, concurrency: usize) -> Resul
     let group = Group::new("bench-fleet")?;
     let controller = Controller::start(fleet, &root, images, &group)?;
     let file = root.join("bench.fleet");
-    fs::write(&file, format!("lan net = 10.77.0.0/16\nvm web[0..{count}] {{ on net; hypervisor uml; mem {MEMORY_MIB}MiB }}\n"))?;
+    fs::write(
+        &file,
+        format!("lan net = 10.77.0.0/16\nvm web[0..{count}] {{ on net; hypervisor uml; mem {MEMORY_MIB}MiB }}\n"),
+    )?;
 
     let done = AtomicBool::new(false);
     let before = cgroup::cpu_seconds(group.path())?;
@@ -105,11 +108,8 @@ pub fn run(fleet: &Path, images: &Path, count: u32, concurrency: usize) -> Resul
     });
     let wall = up?;
     let vms = cgroup::root()?.join(instance(&controller)?);
-    let cost = Cost {
-        wall,
-        guests_cpu: cgroup::cpu_seconds(&vms)?,
-        starter_cpu: cgroup::cpu_seconds(group.path())? - before,
-    };
+    let cost =
+        Cost { wall, guests_cpu: cgroup::cpu_seconds(&vms)?, starter_cpu: cgroup::cpu_seconds(group.path())? - before };
     let resident = resident_bytes(controller.child.id())?;
     let begin = Instant::now();
     let down = controller.command(&["down"]).output()?;

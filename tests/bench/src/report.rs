@@ -53,11 +53,15 @@ pub fn table(bare: &[Cost], fleet: &[Run], count: u32, concurrency: usize) -> St
 /// Cores, processor, memory and kernel.
 fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let value = |key: &str| cpuinfo.lines().find_map(|line| line.strip_prefix(key)?.split_once(": ").map(|(_, value)| value));
+    let value =
+        |key: &str| cpuinfo.lines().find_map(|line| line.strip_prefix(key)?.split_once(": ").map(|(_, value)| value));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    let kernel = nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned());
+    let kib = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kernel = nix::sys::utsname::uname()
+        .map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned());
     format!(
         "{cores} cores ({}), {} GiB, Linux {kernel}, no hardware virtualisation in use",
         value("model name").unwrap_or("unknown processor"),
