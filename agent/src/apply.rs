@@ -13,21 +13,18 @@ use fleet_proto::v1::{Difference, Outcome, Progress, Spec, VmState};
 use futures::StreamExt;
 use tonic::Status;
 
+use crate::admit::{self, Room};
 use crate::agent::Agent;
-use crate::choose::{self, Chooser, Room};
+use crate::choose::{self, Chooser};
 use crate::experiment::{Experiment, Slots};
 use crate::fold::fold_names;
 use crate::progress::{Ended, Report};
 use crate::slice::Slice;
 use crate::slot::{Slot, Wanted};
+use crate::teardown::{self, REMOVING};
 
-/// VMs removed at once: each waits for the kernel to give its memory back.
-const REMOVING: usize = 64;
 /// VMs starting at once, for each core: their boots are work of the processor, with short waits between.
 const STARTING_PER_CORE: usize = 4;
-
-/// The target that stands for everything of an experiment but its VMs: no VM can have such a name.
-const NETWORK: &str = "(network)";
 
 /// What is to be done to which VM.
 struct Work {
@@ -139,7 +136,7 @@ async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) 
     let planned = planned.map_err(|error| Status::failed_precondition(error.to_string()))?;
     let work = compare(&experiment.slots(), wanted, &planned);
     let starting: Vec<_> = work.start.iter().chain(&work.restart).map(|wanted| wanted.spec.clone()).collect();
-    choose::admit(&agent.config.host, &starting, room(agent, &work))
+    admit::admit(&agent.config.host, &starting, room(agent, &work))
         .map_err(|error| Status::resource_exhausted(error.to_string()))?;
     let difference = work.difference(&planned);
     Ok(Prepared { slice, network, work, difference })
@@ -192,7 +189,7 @@ fn room(agent: &Agent, work: &Work) -> Room {
     }
     Room {
         available: info.memory_available_bytes + given_back,
-        ram_files: choose::free_bytes(&agent.config.ram_dir) + given_back,
+        ram_files: admit::free_bytes(&agent.config.ram_dir) + given_back,
         promised,
     }
 }
@@ -326,7 +323,7 @@ async fn roll_back(agent: &Arc<Agent>, experiment: &Arc<Experiment>, before: Opt
     let (report, mut steps) = Report::new();
     let reading = tokio::spawn(async move { while steps.recv().await.is_some() {} });
     match before {
-        None => drop(remove_locked(agent, experiment, &report).await),
+        None => drop(teardown::remove_locked(agent, experiment, &report).await),
         Some(before) => {
             let mut spec = (*before.spec).clone();
             if let Some(options) = &mut spec.options {
@@ -347,54 +344,4 @@ async fn roll_back(agent: &Arc<Agent>, experiment: &Arc<Experiment>, before: Opt
     }
     drop(report);
     drop(reading.await);
-}
-
-/// Removes every trace of an experiment from this host. Gives the last step.
-pub async fn remove(agent: &Arc<Agent>, name: &str, report: &Report) -> Option<Progress> {
-    let experiment = match agent.experiment_or_new(name) {
-        Ok(experiment) => experiment,
-        Err(error) => {
-            report.refuse(Status::internal(error.to_string())).await;
-            return None;
-        }
-    };
-    let _busy = experiment.busy();
-    // Whoever wants it gone does not want to wait until it is all up.
-    experiment.interrupt().await;
-    let _operation = experiment.operation.lock().await;
-    Some(remove_locked(agent, &experiment, report).await)
-}
-
-/// The same with the experiment's operation lock held.
-async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report: &Report) -> Progress {
-    let around = &experiment.around;
-    let slots = experiment.slots();
-    let counts = || experiment.slots().counts();
-    // The experiment itself is a target: its network and its folder.
-    report.targets(slots.iter().map(|slot| slot.name().to_owned()).chain([NETWORK.to_owned()]));
-    let mut removals = futures::stream::iter(slots.iter().cloned())
-        .map(|slot| async move { (slot.remove(around).await, slot) })
-        .buffer_unordered(REMOVING);
-    let mut stuck = Vec::new();
-    while let Some((ended, slot)) = removals.next().await {
-        if ended != Ended::Ok {
-            stuck.push(Arc::clone(&slot));
-        }
-        report.ended(slot.name(), ended, counts).await;
-    }
-    drop(removals);
-    let mut problems: Vec<String> = around.network.remove().await.iter().map(ToString::to_string).collect();
-    if stuck.is_empty() {
-        problems.extend(experiment.forget().err().map(|error| format!("its folder: {error}")));
-    }
-    let gone = stuck.is_empty() && problems.is_empty();
-    experiment.set_slots(Slots::new(stuck));
-    let ended =
-        if problems.is_empty() { Ended::Ok } else { Ended::Failed { reason: problems.join("; "), retryable: true } };
-    report.ended(NETWORK, ended, counts).await;
-    if gone {
-        agent.forget(experiment.name());
-        around.hub.event("experiment.down", experiment.name(), "", "");
-    }
-    report.finish(counts()).await
 }

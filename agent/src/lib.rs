@@ -9,12 +9,13 @@
 //! | one a VM with a process: [`slot`], boot, settings, end | a start, or adoption | its slot; the VM goes on |
 //! | one a VM with a process: its exit and its control channel (`fleet-vm`) | the same | its machine |
 //! | [`sampling`], every few seconds | [`Agent::start`] | [`Agent::shutdown`] |
-//! | one an operation: [`apply`], [`act`] | the service | its own end |
+//! | one an operation: [`apply`], [`teardown`], [`act`] | the service | its own end |
 //! | one a session: [`session`] | the service | its caller, or the guest's command |
 //!
 //! Readers never wait for writers: what `ps` and telemetry read is behind locks that are held for an assignment.
 
 mod act;
+mod admit;
 mod agent;
 mod apply;
 mod choose;
@@ -32,6 +33,7 @@ mod service;
 mod session;
 mod slice;
 mod slot;
+mod teardown;
 
 pub use agent::{Agent, AgentError};
 pub use config::AgentConfig;

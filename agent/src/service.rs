@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::agent::Agent;
 use crate::experiment::Experiment;
 use crate::progress::Report;
-use crate::{act, apply, prove, session};
+use crate::{act, apply, prove, session, teardown};
 
 /// VMs in one message of a listing.
 const LISTED: usize = 500;
@@ -108,7 +108,7 @@ impl AgentService for Service {
         let (report, steps) = Report::new();
         let agent = Arc::clone(&self.agent);
         let task = tokio::spawn(async move {
-            if let Some(last) = apply::remove(&agent, &experiment, &report).await {
+            if let Some(last) = teardown::remove(&agent, &experiment, &report).await {
                 agent.remember_outcome(&op_id, last);
             }
         });

@@ -16,8 +16,7 @@ fn in_namespace(test: impl FnOnce() + Send) {
         let inside = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             loopback_up().unwrap();
-            ip("link add eth1 address 02:00:00:00:00:01 type dummy");
-            ip("link add eth0 address 02:00:00:00:00:02 type dummy");
+            ip("link add eth1 address 02:00:00:00:00:01 type veth peer name eth0 address 02:00:00:00:00:02");
             test();
         });
         inside.join().unwrap();
@@ -70,9 +69,11 @@ fn the_same_settings_again_change_nothing() {
         let nics = [nic("lan", MAC, &["10.0.0.1/24", "10.0.0.2/24", "10.9.0.1/32"])];
         let routes = [route("0.0.0.0/0", "10.0.0.254"), route("10.5.5.5/16", "10.0.0.253")];
         assert_eq!(apply(&nics, &routes, &[]), none());
-        let before = (ip("-d addr"), ip("-d route"));
+        // Without the carrier, whose state follows the interface's a moment later.
+        let state = || (ip("-4 -o addr"), ip("-d route").replace("linkdown ", ""));
+        let before = state();
         assert_eq!(apply(&nics, &routes, &nics), none());
-        assert_eq!((ip("-d addr"), ip("-d route")), before);
+        assert_eq!(state(), before);
         assert!(before.1.contains("default via 10.0.0.254") && before.1.contains("10.5.0.0/16 via 10.0.0.253"));
     });
 }
@@ -93,7 +94,7 @@ fn only_what_is_wanted_stays_and_foreign_routes_too() {
         assert!(!ip("-o link show dev wan").contains(",UP"));
         let shown = ip("route");
         assert!(shown.contains("10.6.0.0/16 via 10.0.0.252") && shown.contains("10.7.0.0/16"), "{shown}");
-        assert!(!shown.contains("10.5.0.0") && !shown.contains("10.0.0.253 dev lan proto 241 \n10.6"), "{shown}");
+        assert!(!shown.contains("10.5.0.0"), "{shown}");
 
         ip("route add 10.78.0.0/16 via 10.0.0.98");
         assert_eq!(apply(&second, &[], &second), none());

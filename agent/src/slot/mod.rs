@@ -11,12 +11,13 @@
 //! time. A task of its own follows the VM from the making of its process to its end and alone decides RUNNING and
 //! FAILED; it ends with the slot, the VM does not.
 
+mod life;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fleet_proto::v1::{VmState, VmStatus};
 use fleet_vm::{Machine, VmError, VmExit, VmSpec};
-use fleet_wire::Settings;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -26,10 +27,6 @@ use crate::metric_definitions;
 use crate::progress::Ended;
 use crate::slice::{WantedVm, address_text};
 
-/// From the making of the process to the guest's answer. An emulated guest on a busy host is slow, not dead.
-const BOOT_DEADLINE: Duration = Duration::from_secs(180);
-/// For a guest that runs to take new settings.
-const CONFIGURE_DEADLINE: Duration = Duration::from_secs(30);
 /// For a guest to power off when asked, before it is killed.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Console lines that go with a failure.
@@ -264,83 +261,6 @@ impl Slot {
         *locked(&self.life) = Some(Life { machine, task });
     }
 
-    async fn follow(&self, around: &Surroundings, machine: &Machine, since: Instant) {
-        let boot = tokio::time::timeout(BOOT_DEADLINE, self.settle(machine));
-        let booted = tokio::select! {
-            exit = machine.wait() => return self.over(around, &exit),
-            booted = boot => booted,
-        };
-        let problem = match booted {
-            Ok(Ok(())) => None,
-            Ok(Err(problem)) => Some(problem),
-            Err(_) => Some(format!("the guest did not answer within {} s", BOOT_DEADLINE.as_secs())),
-        };
-        if let Some(problem) = problem {
-            let lines = machine.last_lines(TOLD_LINES).unwrap_or_default();
-            if let Err(error) = machine.kill().await {
-                tracing::warn!(vm = self.name, %error, "a VM that did not come up could not be killed");
-            }
-            self.fail(around, &problem, &lines, true);
-            return;
-        }
-        let state = if machine.is_paused() { VmState::Paused } else { VmState::Running };
-        if std::mem::take(&mut locked(&self.view).adopted) {
-            locked(&self.view).state = state;
-            self.state.send_replace(state);
-        } else {
-            let boot = since.elapsed();
-            locked(&self.view).boot_ms = u64::try_from(boot.as_millis()).unwrap_or(u64::MAX);
-            metrics::histogram!(metric_definitions::BOOT_SECONDS).record(boot.as_secs_f64());
-            self.set(around, state, "", &[]);
-        }
-        let mut link = machine.control().link();
-        let mut reboots = link.borrow_and_update().reboots;
-        loop {
-            let rebooted = link.wait_for(|link| link.reboots != reboots);
-            tokio::select! {
-                exit = machine.wait() => return self.over(around, &exit),
-                // The control channel's task ends only with its VM: then the other branch has its word.
-                Ok(link) = rebooted => reboots = link.reboots,
-            }
-            around.hub.event("vm.rebooted", &around.experiment, &self.name, "the guest started again by itself");
-            if let Err(problem) = self.settle(machine).await {
-                tracing::warn!(vm = self.name, problem, "a guest that rebooted did not take its settings");
-            }
-        }
-    }
-
-    /// Waits for the guest and gives it its settings, unless it has them.
-    async fn settle(&self, machine: &Machine) -> Result<(), String> {
-        if machine.is_paused() {
-            return Ok(()); // it will not answer, and it had its settings when it was paused
-        }
-        let control = machine.control();
-        let hello = control.hello(BOOT_DEADLINE).await.map_err(|error| error.to_string())?;
-        let wanted = self.wanted();
-        if hello.settings == wanted.vm.settings.fingerprint() {
-            return Ok(());
-        }
-        self.configure(machine, &wanted.vm.settings).await
-    }
-
-    async fn configure(&self, machine: &Machine, settings: &Settings) -> Result<(), String> {
-        let mut seed = vec![0; 32];
-        // Without a seed the guest starts with what its kernel has: worse, not wrong.
-        if getrandom(&mut seed).is_err() {
-            seed.clear();
-        }
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let time_ns = u64::try_from(time.as_nanos()).unwrap_or(0);
-        let settings = Settings { seed, time_ns, ..settings.clone() };
-        let control = machine.control();
-        let problems = control.configure(&settings, CONFIGURE_DEADLINE).await.map_err(|error| error.to_string())?;
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("the guest could not take its settings: {}", problems.join("; ")))
-        }
-    }
-
     /// Gives a running guest its new settings without a restart.
     pub async fn reconfigure(&self) -> Ended {
         let _gate = self.gate.lock().await;
@@ -348,15 +268,6 @@ impl Slot {
         match self.settle(&machine).await {
             Ok(()) => Ended::Ok,
             Err(reason) => Ended::Failed { reason, retryable: true },
-        }
-    }
-
-    /// Its process ended.
-    fn over(&self, around: &Surroundings, exit: &VmExit) {
-        match self.state() {
-            VmState::Stopping | VmState::Stopped => self.set(around, VmState::Stopped, "", &[]),
-            _ if exit.is_clean() => self.set(around, VmState::Stopped, "the guest powered off by itself", &[]),
-            _ => drop(self.fail(around, &exit.to_string(), &exit.last_lines, true)),
         }
     }
 
@@ -490,10 +401,4 @@ impl StartError {
 fn uptime() -> Duration {
     let boottime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
     boottime.map_or(Duration::ZERO, Duration::from)
-}
-
-/// Random bytes from the kernel.
-fn getrandom(bytes: &mut [u8]) -> std::io::Result<()> {
-    use std::io::Read;
-    std::fs::File::open("/dev/urandom")?.read_exact(bytes)
 }
