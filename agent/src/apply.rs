@@ -4,7 +4,7 @@
 //! Level-triggered: it compares with what is there, not with what an earlier call meant to do, so it can be repeated,
 //! and goes on where an interrupted one stopped.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,22 +39,30 @@ impl Work {
     fn difference(&self, network: &NetReport) -> Difference {
         let folded = |names: Vec<&str>| if names.is_empty() { Vec::new() } else { vec![fold_names(names)] };
         let wanted = |list: &[Wanted]| folded(list.iter().map(|wanted| wanted.vm.vm.name.as_str()).collect());
-        let mut lines = Vec::new();
-        for (verb, names) in [("make", &network.made), ("change", &network.changed), ("remove", &network.removed)] {
-            match names.as_slice() {
-                [] => {}
-                [first] => lines.push(format!("{verb} {first}")),
-                [first, ..] => lines.push(format!("{verb} {} things ({first}, …)", names.len())),
-            }
-        }
+        let verbs = [("make", &network.made), ("change", &network.changed), ("remove", &network.removed)];
+        let lines =
+            verbs.iter().filter(|(_, names)| !names.is_empty()).map(|(verb, names)| format!("{verb} {}", kinds(names)));
         Difference {
             start: wanted(&self.start),
             restart: wanted(&self.restart),
             stop: folded(self.stop.iter().map(|slot| slot.name()).collect()),
-            network: lines,
+            network: lines.collect(),
             unchanged: u32::try_from(self.keep.len()).unwrap_or(u32::MAX),
         }
     }
+}
+
+/// Things of the network by their kind: "lan office, 2 ports".
+fn kinds(labels: &[String]) -> String {
+    let mut by_kind: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for label in labels {
+        by_kind.entry(label.split(' ').next().unwrap_or_default()).or_default().push(label);
+    }
+    let words = by_kind.into_iter().map(|(kind, labels)| match labels.as_slice() {
+        [one] => (*one).to_owned(),
+        many => format!("{} {kind}s", many.len()),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// Everything that was found out before anything is touched.

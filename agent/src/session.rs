@@ -71,7 +71,14 @@ pub fn exec(machine: Machine, open: SessionOpen, input: Streaming<SessionInput>)
             () = sender.closed() => return,
             last = tokio::time::timeout(limit, run(&machine, open, input, &sender)) => last,
         };
-        let last = last.unwrap_or(Ok(TIMED_OUT));
+        let last = match last {
+            Ok(last) => last,
+            Err(_) => {
+                let said = format!("fleet: timed out after {} s\n", limit.as_secs());
+                say(&sender, Output::Stderr(said.into_bytes())).await;
+                Ok(TIMED_OUT)
+            }
+        };
         let output = match last {
             Ok(code) => Output::Exited(ExitStatus { code }),
             Err(reason) => Output::Failed(reason),

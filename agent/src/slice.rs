@@ -21,7 +21,13 @@ pub struct Slice {
     /// What it means.
     pub plan: Arc<Plan>,
     ranges: Vec<Range>,
+    /// Lines for every guest's /etc/hosts; empty for experiments that are too large for that.
+    hosts: Arc<Vec<(Ipv4Addr, String)>>,
 }
+
+/// Experiments with at most so many VMs have all their names in each guest's /etc/hosts: the lines of all guests grow
+/// with the square of it.
+const NAMED: u64 = 256;
 
 /// One VM of the slice.
 #[derive(Clone, Debug)]
@@ -59,7 +65,17 @@ impl Slice {
         } else {
             spec.placement.iter().map(|range| wire_range(&plan, range)).collect::<Result<_, _>>()?
         };
-        Ok(Self { spec: Arc::new(spec.clone()), plan: Arc::new(plan), ranges })
+        let mut slice = Self { spec: Arc::new(spec.clone()), plan: Arc::new(plan), ranges, hosts: Arc::default() };
+        if slice.plan.total_vms() <= NAMED {
+            let groups = slice.plan.groups();
+            let vms = groups.flat_map(|group| {
+                (0..group.count).filter_map(move |at| group.first.checked_add(at).map(|at| (group.id, at)))
+            });
+            let named = vms.filter_map(|(group, index)| slice.plan.vm(group, index));
+            let lines = named.filter_map(|vm| Some((vm.nics.first()?.ip, vm.hostname))).collect();
+            slice.hosts = Arc::new(lines);
+        }
+        Ok(slice)
     }
 
     /// The VMs of this host.
@@ -68,7 +84,7 @@ impl Slice {
             let group = range.group;
             range.indices().filter_map(move |index| self.plan.vm(group, index))
         };
-        self.ranges.iter().flat_map(vms).map(wanted)
+        self.ranges.iter().flat_map(vms).map(|vm| self.wanted(vm))
     }
 
     /// Names of the VMs in ranges that came over the wire.
@@ -82,6 +98,32 @@ impl Slice {
             names.extend(range.indices().filter_map(|index| self.plan.vm_name(range.group, index)));
         }
         Ok(names)
+    }
+
+    /// A VM of the plan in the words of those who make it.
+    fn wanted(&self, vm: netlang::Vm) -> WantedVm {
+        let address = |nic: &netlang::Nic| Address { ip: nic.ip, prefix_len: nic.prefix_len };
+        let settings = Settings {
+            hostname: vm.hostname.clone(),
+            nics: vm
+                .nics
+                .iter()
+                .map(|nic| Nic { name: nic.name.clone(), mac: nic.mac, mtu: nic.mtu, addresses: vec![address(nic)] })
+                .collect(),
+            routes: vm.routes.iter().map(wire_route).collect(),
+            hosts: match self.hosts.as_slice() {
+                [] => vm.nics.first().map(|nic| (nic.ip, vm.hostname.clone())).into_iter().collect(),
+                all => all.to_vec(),
+            },
+            seed: Vec::new(),
+            time_ns: 0,
+        };
+        WantedVm {
+            nics: vm.nics.iter().map(|nic| NicSpec { name: nic.name.clone(), mac: nic.mac, mtu: nic.mtu }).collect(),
+            ports: vm.nics.iter().map(|nic| port_id(&vm.name, &nic.name)).collect(),
+            settings,
+            vm,
+        }
     }
 
     /// The network of this host.
@@ -158,29 +200,6 @@ impl Slice {
 
     fn holds(&self, group: netlang::GroupId, index: u32) -> bool {
         self.ranges.iter().any(|range| range.group == group && range.indices().contains(&index))
-    }
-}
-
-/// A VM of the plan in the words of those who make it.
-fn wanted(vm: netlang::Vm) -> WantedVm {
-    let address = |nic: &netlang::Nic| Address { ip: nic.ip, prefix_len: nic.prefix_len };
-    let settings = Settings {
-        hostname: vm.hostname.clone(),
-        nics: vm
-            .nics
-            .iter()
-            .map(|nic| Nic { name: nic.name.clone(), mac: nic.mac, mtu: nic.mtu, addresses: vec![address(nic)] })
-            .collect(),
-        routes: vm.routes.iter().map(wire_route).collect(),
-        hosts: vm.nics.first().map(|nic| (nic.ip, vm.hostname.clone())).into_iter().collect(),
-        seed: Vec::new(),
-        time_ns: 0,
-    };
-    WantedVm {
-        nics: vm.nics.iter().map(|nic| NicSpec { name: nic.name.clone(), mac: nic.mac, mtu: nic.mtu }).collect(),
-        ports: vm.nics.iter().map(|nic| port_id(&vm.name, &nic.name)).collect(),
-        settings,
-        vm,
     }
 }
 

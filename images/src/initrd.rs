@@ -52,7 +52,7 @@ pub(crate) fn add_modules(tree: &mut Tree, modules: Vec<Module>) {
     }
 }
 
-/// The archive as it is stored: gzip, with no name and no time in it.
+/// The archive as it is stored: gzip, with no name and no time in it (measurements: docs/images.md).
 pub(crate) fn pack(tree: &Tree) -> Result<Vec<u8>, ImageError> {
     let packed = || -> io::Result<Vec<u8>> {
         let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());

@@ -167,6 +167,24 @@ fn many_targets_are_probed_at_once_and_the_guest_answers_meanwhile() {
 }
 
 #[test]
+fn enter_on_the_console_gives_a_shell_and_another_after_it() {
+    for kind in kinds() {
+        let mut guest = boot(kind, None);
+        let mut session = Session::attach(guest.control(), 1);
+        assert_eq!(session.shell("pidof sh -o $$ | wc -w").text(), "0\n", "{kind}: no shell before Enter");
+        for _ in 0..2 {
+            session.start(1, &["/bin/sh", "-c", "rm -f /tmp/f; mkfifo /tmp/f; echo ready; cat /tmp/f"], None);
+            session.wait(|message| matches!(message, ToAgent::Stdout { id: 1, .. }));
+            guest.type_on_console("\x04\n");
+            guest.type_on_console("tty > /tmp/f; exit\n");
+            let text = session.finish(1).text();
+            assert!(text.starts_with("/dev/tty"), "{kind}: {text}");
+        }
+        assert!(!guest.console().contains("job control"), "{kind}: {}", guest.console());
+    }
+}
+
+#[test]
 fn half_frames_and_noise_do_not_disturb_a_session() {
     for kind in kinds() {
         let mut guest = boot(kind, None);

@@ -226,15 +226,6 @@ fn status_json(status: &StatusReply) -> serde_json::Value {
     })
 }
 
-/// Ends the controller when a command started it and nothing is up (any more).
-///
-/// # Errors
-/// When it does not answer.
-pub async fn let_go(client: &mut Client) -> Result<(), Failure> {
-    client.shutdown(ShutdownRequest { only_idle: true }).await?;
-    Ok(())
-}
-
 /// `fleet controller stop`.
 pub async fn stop(context: &Context) -> Result<Exit, Failure> {
     let mut client = connect(context, Start::Never).await?;

@@ -11,6 +11,9 @@ use super::{Context, Exit, Failure, image};
 #[derive(Args, Debug)]
 pub struct DoctorArgs {}
 
+/// Characters of a finding that are shown.
+const SHOWN: usize = 110;
+
 /// How a finding is to be taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Grade {
@@ -64,7 +67,10 @@ fn print(context: &Context, finding: &Finding) {
         Grade::Bad => ("BAD ", "31"),
     };
     let mark = if context.color { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark.to_owned() };
-    output::print(&format!("{mark}  {:16} {}\n", finding.what, finding.detail));
+    // A hypervisor's last words can be long; `--json` has them all.
+    let first = finding.detail.lines().next().unwrap_or_default();
+    let cut = first.char_indices().nth(SHOWN).map_or(first.to_owned(), |(at, _)| format!("{}…", &first[..at]));
+    output::print(&format!("{mark}  {:16} {cut}\n", finding.what));
 }
 
 fn finding(what: &'static str, good: bool, otherwise: Grade, detail: impl Into<String>) -> Finding {

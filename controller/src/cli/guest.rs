@@ -216,7 +216,7 @@ fn print_folded(answers: &BTreeMap<String, Answer>, by_line: bool) {
         folds.entry(answer).or_default().push(vm);
     }
     let mut folds: Vec<_> = folds.into_iter().collect();
-    folds.sort_by_key(|(_, vms)| std::cmp::Reverse(vms.len()));
+    folds.sort_by_key(|(_, vms)| (std::cmp::Reverse(vms.len()), vms.first().map(|vm| natural(vm))));
     for (answer, vms) in folds {
         let code = match answer.code {
             _ if !answer.failed.is_empty() => format!(" failed: {}", answer.failed),
@@ -235,6 +235,12 @@ fn print_folded(answers: &BTreeMap<String, Answer>, by_line: bool) {
             output::print(&format!("  … cut after {}\n", output::bytes(KEPT as u64)));
         }
     }
+}
+
+/// Sorts web[2] before web[10].
+fn natural(vm: &str) -> (&str, u32) {
+    let indexed = vm.strip_suffix(']').and_then(|vm| vm.rsplit_once('['));
+    indexed.and_then(|(group, index)| Some((group, index.parse().ok()?))).unwrap_or((vm, 0))
 }
 
 fn answers_json(answers: &BTreeMap<String, Answer>) -> serde_json::Value {

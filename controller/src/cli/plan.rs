@@ -40,11 +40,14 @@ pub struct ExplainArgs {
 }
 
 pub async fn plan(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
-    let loaded = source::load(context, &args.file)?;
-    let difference = running_difference(context, &loaded).await?;
+    let loaded = source::load(context, &args.file, source::Purpose::Look)?;
+    // What cannot run is not compared with what runs.
+    let not_yet = not_yet(&loaded.plan);
+    let difference = if not_yet.is_empty() { running_difference(context, &loaded).await? } else { None };
     if context.json {
         output::json(&serde_json::json!({
             "plan": loaded.plan.summary(), "difference": difference.as_ref().map(difference_json),
+            "unsupported": loaded.plan.unsupported().map(|part| part.what).collect::<Vec<_>>(),
         }));
         return Ok(Exit::Ok);
     }
@@ -82,6 +85,14 @@ async fn running_difference(context: &Context, loaded: &source::Loaded) -> Resul
     Ok(Some(client.diff(request).await?.into_inner()))
 }
 
+/// What of a plan this version of fleet cannot run; empty when it can run all of it.
+fn not_yet(plan: &netlang::Plan) -> String {
+    let mut words: Vec<String> = plan.unsupported().map(|part| format!("`{}`", part.what)).collect();
+    words.sort();
+    words.dedup();
+    if words.is_empty() { String::new() } else { format!("; `fleet up` cannot run {} yet (E0099)", words.join(", ")) }
+}
+
 fn print_plan(loaded: &source::Loaded) {
     let summary = loaded.plan.summary();
     let totals = &summary.totals;
@@ -96,7 +107,7 @@ fn print_plan(loaded: &source::Loaded) {
     );
     let memory = match (totals.memory, totals.vms_of_default_memory) {
         (given, 0) => output::bytes(given),
-        (0, _) => "as much as their hypervisor and image need by default".to_owned(),
+        (0, _) => "by default of the image".to_owned(),
         (given, others) => format!("{}, and {} with the default", output::bytes(given), output::plural(others, "VM")),
     };
     println!("{}, memory {memory}\n", output::plural(totals.cpus, "virtual processor"));
@@ -165,7 +176,7 @@ pub fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Failure> {
     for file in &args.files {
         let source = source::read(file)?;
         let lock = source::read_lock(file)?.0;
-        let compilation = netlang::compile(&source, &lock);
+        let compilation = netlang::design(&source, &lock);
         wrong |= compilation.plan.is_none();
         match &compilation.plan {
             _ if context.json => documents.push(serde_json::json!({
@@ -175,9 +186,11 @@ pub fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Failure> {
                 source::show(context, &compilation.diagnostics, &source);
                 let proved = match plan.checks().len() {
                     0 => "no `check` lines".to_owned(),
-                    count => format!("{count} `check` lines hold on the plan"),
+                    1 => "its `check` line holds on the plan".to_owned(),
+                    count => format!("all {count} `check` lines hold on the plan"),
                 };
-                println!("{}: ok, {} VMs, {proved}", source.name, plan.total_vms());
+                let vms = output::plural(plan.total_vms(), "VM");
+                println!("{}: ok, {vms}, {proved}{}", file.display(), not_yet(plan));
             }
             None => source::show(context, &compilation.diagnostics, &source),
         }
@@ -196,7 +209,7 @@ pub fn fmt(context: &Context, args: &FmtArgs) -> Result<Exit, Failure> {
         match netlang::format(&source.text) {
             Ok(text) if text == source.text => {}
             Ok(text) => {
-                changed.push(source.name.clone());
+                changed.push(file.display().to_string());
                 if !args.check {
                     replace(file, &text)?;
                 }
@@ -219,7 +232,7 @@ pub fn fmt(context: &Context, args: &FmtArgs) -> Result<Exit, Failure> {
     if unformatted {
         return Err(Failure {
             exit: Exit::Partial,
-            message: format!("{} files are not formatted", changed.len()),
+            message: format!("{} not formatted", output::plural(changed.len() as u64, "file")),
             help: None,
         }
         .help("`fleet fmt FILE` formats them"));

@@ -41,6 +41,7 @@ pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
                 listing.routers.extend(chunk.routers);
                 listing.experiments.extend(chunk.experiments);
             }
+            connect::end_if_idle(&mut client).await;
         }
         // Where no controller ever ran, nothing is up: that is an answer, not an error.
         Err(failure) if failure.exit == Exit::NotReached && args.experiment.is_none() => {}

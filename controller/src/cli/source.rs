@@ -39,15 +39,27 @@ impl Loaded {
     }
 }
 
+/// What a network file is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To bring it up: what this version of fleet cannot run is an error.
+    Run,
+    /// To look at it: the whole language is planned.
+    Look,
+}
+
 /// Reads and compiles a network file. Warnings go to standard error, so do errors, which end the command.
 ///
 /// # Errors
 /// When a file cannot be read or the network file is wrong.
-pub fn load(context: &Context, path: &Path) -> Result<Loaded, Failure> {
+pub fn load(context: &Context, path: &Path, purpose: Purpose) -> Result<Loaded, Failure> {
     let source = read(path)?;
     let (lock, lock_before) = read_lock(path)?;
     let lock_path = path.with_file_name(LOCK_FILE);
-    let compilation = netlang::compile(&source, &lock);
+    let compilation = match purpose {
+        Purpose::Run => netlang::compile(&source, &lock),
+        Purpose::Look => netlang::design(&source, &lock),
+    };
     show(context, &compilation.diagnostics, &source);
     match compilation.plan {
         Some(plan) => Ok(Loaded { source, plan, lock: compilation.lock, lock_path, lock_before }),

@@ -130,7 +130,6 @@ async fn query(context: &Context, args: &QueryArgs) -> Result<Exit, Failure> {
         }
         rows.extend(chunk.rows);
     }
-    connect::let_go(&mut client).await?;
     // A question about what is down may have started it.
     connect::end_if_idle(&mut client).await;
     let format = match args.format {

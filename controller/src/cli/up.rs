@@ -42,7 +42,7 @@ pub struct UpArgs {
 }
 
 pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
-    let loaded = source::load(context, &args.file)?;
+    let loaded = source::load(context, &args.file, source::Purpose::Run)?;
     let experiment = loaded.plan.experiment().to_owned();
     image::ensure(context, &loaded.plan).await?;
     loaded.write_lock()?;
@@ -173,7 +173,7 @@ fn print_summary(context: &Context, verb: &str, summary: &OperationSummary) {
         .map(|fold| format!("{} {}", fold.count, output::outcome(fold.outcome())))
         .chain((failed(summary) > 0).then(|| format!("{red}{} failed{off}", failed(summary))))
         .collect();
-    let mark = if failed(summary) == 0 { format!("{green}ok{off}") } else { format!("{red}failed{off}") };
+    let mark = if failed(summary) == 0 { format!("{green}done{off}") } else { format!("{red}failed{off}") };
     let parts = if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") };
     println!(
         "{verb}: {mark}: {}: {parts}, in {}",
@@ -193,18 +193,24 @@ fn indented(reason: &str) -> String {
 /// What an `up` changes, in a line a kind.
 pub fn difference_lines(difference: &Difference) -> Vec<String> {
     let kinds = [
-        ("start", &difference.start),
-        ("restart", &difference.restart),
-        ("stop", &difference.stop),
-        ("network", &difference.network),
+        ("start:", &difference.start),
+        ("restart:", &difference.restart),
+        ("stop:", &difference.stop),
+        ("network:", &difference.network),
     ];
     let mut lines: Vec<_> = kinds
         .iter()
         .filter(|(_, names)| !names.is_empty())
-        .map(|(kind, names)| format!("{kind} {}", names.join(" ")))
+        .map(|(kind, names)| format!("{kind} {}", names.join(", ")))
         .collect();
     if difference.unchanged > 0 {
-        lines.push(format!("{} VMs stay as they are", difference.unchanged));
+        let one = difference.unchanged == 1;
+        lines.push(format!(
+            "{} stay{} as {}",
+            output::plural(difference.unchanged, "VM"),
+            if one { "s" } else { "" },
+            if one { "it is" } else { "they are" }
+        ));
     }
     lines
 }
@@ -229,7 +235,7 @@ fn print_check(context: &Context, check: &CheckResult) {
         0 => String::new(),
         rtt => format!(", median round trip {:.2} ms", f64::from(rtt) / 1000.0),
     };
-    println!("{mark}: {} ({pairs}{rtt})", check.check);
+    println!("{mark}: {} ({pairs}{rtt})", check.check.strip_prefix("check ").unwrap_or(&check.check));
     for failure in &check.failures {
         println!("  {failure}");
     }

@@ -153,9 +153,12 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     // Before the first metric is touched.
     let metrics_address = prometheus::serve(&config.metrics_address, stop.clone()).await;
     let socket = remote.clone().unwrap_or_else(|| config.agent_socket());
+    // Held as long as the agent inside: another process must not look after the same VMs.
+    let mut _agent_lock = None;
     let embedded = match remote {
         Some(_) => None,
         None => {
+            _agent_lock = Some(prepare(&config, "agent.lock", &socket).await?);
             let agent = Agent::start(agent_config(&config)).await?;
             let server = serve_agent(&config, Arc::clone(&agent), &socket, stop.clone())?;
             Some((agent, server))

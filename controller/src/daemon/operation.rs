@@ -53,7 +53,16 @@ impl Sum {
     /// Adds what a host said at the end.
     pub fn add(&mut self, last: &Progress) {
         self.targets += last.targets;
-        self.folds.extend(last.folds.iter().cloned());
+        for fold in &last.folds {
+            let same = |known: &&mut OutcomeFold| known.outcome == fold.outcome && known.reason == fold.reason;
+            match self.folds.iter_mut().find(same) {
+                Some(known) => {
+                    known.count += fold.count;
+                    known.targets = format!("{} {}", known.targets, fold.targets);
+                }
+                None => self.folds.push(fold.clone()),
+            }
+        }
     }
 
     /// Adds targets that nobody could be asked about.

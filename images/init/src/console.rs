@@ -12,7 +12,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        termios::{SetArg, SpecialCharacterIndices, tcgetattr, tcsetattr},
+    },
     unistd::Pid,
 };
 
@@ -23,6 +26,9 @@ use crate::{
 
 const PROMPT: &[u8] = b"\nfleet: press Enter to get a shell\n";
 const SHELL: &str = "/bin/sh";
+/// The character that ends input, for the shell; and none.
+const CTRL_D: u8 = 4;
+const DISABLED: u8 = 0;
 
 /// The console and the shell that may run on it.
 pub struct Console {
@@ -36,9 +42,7 @@ impl Console {
     pub fn open(events: &Events) -> Self {
         let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
         let name = active.split_whitespace().last().unwrap_or("console");
-        let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).clone();
-        let path = format!("/dev/{name}");
-        let mut console = Self { tty: options.open(&path).ok(), path, shell: None };
+        let mut console = Self { path: format!("/dev/{name}"), tty: None, shell: None };
         console.offer(events);
         console
     }
@@ -57,6 +61,7 @@ impl Console {
             }
         }
         events.forget(tty.as_fd());
+        set_end_of_input(tty, CTRL_D);
         match start_shell(&self.path) {
             Ok(pid) => self.shell = Some(pid),
             Err(error) => {
@@ -75,13 +80,23 @@ impl Console {
         }
     }
 
+    /// Opens the terminal (again: the end of a shell hangs up all who had it open) and waits for a key.
     fn offer(&mut self, events: &Events) {
-        if let Some(tty) = &mut self.tty {
-            let _nobody_reads = tty.write_all(PROMPT);
-            if events.watch_input(tty.as_fd(), Source::Console).is_err() {
-                self.tty = None; // not a terminal (a file, /dev/null): there is nobody to offer a shell to
-            }
-        }
+        let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).clone();
+        self.tty = options.open(&self.path).ok().filter(|tty| {
+            set_end_of_input(tty, DISABLED); // else Ctrl-D would look as if nobody were there
+            let mut writer: &File = tty;
+            let _nobody_reads = writer.write_all(PROMPT);
+            // A file or /dev/null cannot be watched: there is nobody to offer a shell to.
+            events.watch_input(tty.as_fd(), Source::Console).is_ok()
+        });
+    }
+}
+
+fn set_end_of_input(tty: &File, character: u8) {
+    if let Ok(mut settings) = tcgetattr(tty) {
+        settings.control_chars[SpecialCharacterIndices::VEOF as usize] = character;
+        let _no_terminal = tcsetattr(tty, SetArg::TCSANOW, &settings);
     }
 }
 

@@ -184,7 +184,9 @@ impl Probe {
                     Ok(_) => self.any_sent = true,
                     Err(Errno::EINTR) => continue,
                     Err(Errno::EAGAIN) => return, // an event says when there is room
-                    Err(errno) => self.send_error = Some(errno), // a try that failed: no route, …
+                    // No way there is an answer about the target, not a failure to ask.
+                    Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH) => self.any_sent = true,
+                    Err(errno) => self.send_error = Some(errno), // this try failed; another may not
                 }
             }
             self.next += 1;

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::{
@@ -41,6 +42,7 @@ pub struct Wire {
 pub struct Guest {
     child: Child,
     folder: tempfile::TempDir,
+    keyboard: UnixStream,
     control: Option<UnixStream>,
     /// Where a new agent connects (QEMU); with UML the one stream serves all.
     listener: Option<PathBuf>,
@@ -61,6 +63,11 @@ impl Guest {
             Some(path) => UnixStream::connect(path).unwrap(),
             None => self.control.as_ref().unwrap().try_clone().unwrap(),
         }
+    }
+
+    /// Types on the console.
+    pub fn type_on_console(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
     /// What the guest has written on its console.
@@ -115,7 +122,7 @@ fn boot_uml(wire: Option<Wire>) -> Guest {
     let mut command = Command::new(&files.kernel);
     command.args(files.cmdline.split_whitespace());
     command.arg(format!("mem={}M", files.default_mem_mib)).arg(format!("initrd={}", files.initrd.display()));
-    command.args(["con=null", "con0=null,fd:1", "ssl=null"]).arg(format!("ssl0=fd:{}", theirs.as_raw_fd()));
+    command.args(["con=null", "con0=fd:0,fd:1", "ssl=null"]).arg(format!("ssl0=fd:{}", theirs.as_raw_fd()));
     command.arg(format!("uml_dir={}", folder.path().display())).arg("umid=guest");
     let mut fds = vec![ours.as_raw_fd(), theirs.as_raw_fd()];
     if let Some(Wire { end, mac }) = &wire {
@@ -123,7 +130,8 @@ fn boot_uml(wire: Option<Wire>) -> Guest {
         fds.push(end.as_raw_fd());
     }
     command.env("TMPDIR", "/dev/shm");
-    Guest { child: spawn(command, console, fds), folder, control: Some(ours), listener: None }
+    let (child, keyboard) = spawn(command, console, fds);
+    Guest { child, folder, keyboard, control: Some(ours), listener: None }
 }
 
 fn boot_qemu(wire: Option<Wire>) -> Guest {
@@ -148,12 +156,15 @@ fn boot_qemu(wire: Option<Wire>) -> Guest {
         command.arg("-device").arg(format!("virtio-net-device,netdev=n0,mac={mac}"));
         fds.push(end.as_raw_fd());
     }
-    Guest { child: spawn(command, console, fds), folder, control: None, listener: Some(path) }
+    let (child, keyboard) = spawn(command, console, fds);
+    Guest { child, folder, keyboard, control: None, listener: Some(path) }
 }
 
-/// Starts a hypervisor in its own session without address randomisation, with these files left open.
-fn spawn(mut command: Command, console: File, fds: Vec<RawFd>) -> Child {
-    command.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console);
+/// Starts a hypervisor in its own session without address randomisation, with these files left open; gives what types
+/// on its console.
+fn spawn(mut command: Command, console: File, fds: Vec<RawFd>) -> (Child, UnixStream) {
+    let (keyboard, stdin) = UnixStream::pair().unwrap();
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(stdin))).stdout(console.try_clone().unwrap()).stderr(console);
     // SAFETY: between fork and exec only system calls are made.
     unsafe {
         command.pre_exec(move || {
@@ -165,7 +176,7 @@ fn spawn(mut command: Command, console: File, fds: Vec<RawFd>) -> Child {
             Ok(())
         });
     }
-    command.spawn().unwrap()
+    (command.spawn().unwrap(), keyboard)
 }
 
 /// Frequency of the host's processor: without the ACPI timer the guest cannot measure it under TCG.
