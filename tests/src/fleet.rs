@@ -15,7 +15,7 @@ use crate::wait::within;
 use crate::{Traces, Vm, process};
 
 /// A command that takes longer hangs.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(240);
+const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a fleet of a test is like.
 #[derive(Clone, Debug, Default)]
@@ -279,7 +279,8 @@ impl Fleet {
     fn sweep(&self) {
         for (pid, _) in self.traces().processes {
             if let Ok(raw) = i32::try_from(pid) {
-                drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(raw), Signal::SIGKILL));
+                // It may be gone by now.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(raw), Signal::SIGKILL);
             }
         }
         within(Duration::from_secs(10), || self.traces().processes.is_empty());
@@ -339,7 +340,11 @@ fn program() -> PathBuf {
     program
 }
 
-fn run(mut command: Command, input: &[u8]) -> Answer {
+/// Runs a command to its end.
+///
+/// # Panics
+/// When it hangs.
+pub fn run(mut command: Command, input: &[u8]) -> Answer {
     let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
     let name = format!("fleet {}", words.join(" "));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -17,7 +17,7 @@ mod traces;
 mod vm;
 mod wait;
 
-pub use fleet::{Answer, Fleet, Options};
+pub use fleet::{Answer, Fleet, Options, run};
 pub use process::{alive, kill, signal, stat};
 pub use pty::Pty;
 pub use traces::{Traces, links};

@@ -46,8 +46,7 @@ pub async fn connect(context: &Context, start: Start) -> Result<Client, Failure>
     }
     let wanted = match start {
         Start::Always => true,
-        // A controller that ends with nothing up removes this folder.
-        Start::IfUp => context.config.run_dir.exists(),
+        Start::IfUp => fleet_agent::any_remembered(&context.config.run_dir),
         Start::IfUsed => context.config.state_dir.join(crate::daemon::STORE_FILE).exists(),
         Start::Never => false,
     };

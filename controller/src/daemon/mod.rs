@@ -42,6 +42,8 @@ pub const READY: &str = "ready";
 
 /// How long a daemon that is ending may take: it flushes telemetry and stops its server first.
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
+/// How long threads of the runtime may take to end.
+const RUNTIME_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two tries to get its lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
@@ -94,7 +96,9 @@ pub fn controller_main(config: Config, agent: Option<PathBuf>, background: bool)
         // Fails only for a process that leads its group already, and then there is nothing to leave.
         let _ = nix::unistd::setsid();
     }
-    let result = start(background).and_then(|runtime| runtime.block_on(controller(config, agent, background)));
+    let result = run_locked(&config, "controller.lock", &config.controller_socket(), background, || {
+        controller(config.clone(), agent, background)
+    });
     if background && let Err(error) = &result {
         println!("{error}");
     }
@@ -106,9 +110,8 @@ pub fn controller_main(config: Config, agent: Option<PathBuf>, background: bool)
 /// # Errors
 /// When it cannot start.
 pub fn agent_main(config: Config, socket: Option<PathBuf>) -> Result<(), DaemonError> {
-    start(false)?.block_on(async {
-        let socket = socket.unwrap_or_else(|| config.agent_socket());
-        let _lock = prepare(&config, "agent.lock", &socket).await?;
+    let socket = socket.unwrap_or_else(|| config.agent_socket());
+    run_locked(&config, "agent.lock", &socket, false, async || {
         let stop = CancellationToken::new();
         let agent = Agent::start(agent_config(&config)).await?;
         let server = serve_agent(&config, Arc::clone(&agent), &socket, stop.clone())?;
@@ -117,9 +120,30 @@ pub fn agent_main(config: Config, socket: Option<PathBuf>) -> Result<(), DaemonE
         stop.cancel();
         server.ended().await;
         agent.shutdown().await;
-        local::remove_empty(&config);
         Ok(())
     })
+}
+
+/// Runs a daemon under the lock of its folder. The lock outlives everything that the daemon holds: the next one can
+/// have all of it.
+fn run_locked<F>(
+    config: &Config,
+    lock: &str,
+    socket: &Path,
+    background: bool,
+    daemon: impl FnOnce() -> F,
+) -> Result<(), DaemonError>
+where
+    F: Future<Output = Result<(), DaemonError>>,
+{
+    let runtime = start(background)?;
+    let lock = runtime.block_on(prepare(config, lock, socket))?;
+    let result = runtime.block_on(async { daemon().await });
+    // What still runs on a thread of its own is given up: everything that matters has been waited for.
+    runtime.shutdown_timeout(RUNTIME_DEADLINE);
+    local::remove_empty(config);
+    drop(lock);
+    result
 }
 
 fn start(background: bool) -> Result<tokio::runtime::Runtime, DaemonError> {
@@ -145,7 +169,6 @@ fn start(background: bool) -> Result<tokio::runtime::Runtime, DaemonError> {
 }
 
 async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -> Result<(), DaemonError> {
-    let _lock = prepare(&config, "controller.lock", &config.controller_socket()).await?;
     let store = Arc::new(store::Store::open(&config.state_dir.join(STORE_FILE))?);
     let epoch = store.next_epoch()?;
     let stop = CancellationToken::new();
@@ -203,7 +226,6 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         server.ended().await;
         agent.shutdown().await;
     }
-    local::remove_empty(&config);
     tracing::info!("controller ended; VMs go on");
     Ok(())
 }
