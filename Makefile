@@ -32,6 +32,8 @@ release: init ## Build the optimised fleet
 install: release ## Install fleet into /usr/local
 	@install -D -m 755 target/release/fleet $(DESTDIR)/usr/local/bin/fleet
 	@install -D -m 755 $(INIT) $(DESTDIR)/usr/local/lib/fleet/fleet-init
+	@install -D -m 644 -t $(DESTDIR)/usr/local/lib/systemd/system deploy/systemd/*.service
+	@install -D -m 644 -t $(DESTDIR)/usr/local/share/doc/fleet README.md docs/*.md
 	@echo "fleet: installed /usr/local/bin/fleet"
 
 images: build
@@ -48,11 +50,11 @@ lint: ## Formatting and clippy, as `make test` checks them
 	@$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 unit: ## Only the tests that start no VM and need no root
-	@$(CARGO) test --quiet -p netlang -p fleet-proto -p fleet-wire -p fleet-telemetry --lib
+	@$(CARGO) test --quiet -p netlang -p fleet-wire -p fleet-telemetry --lib
 
 test: setup build images lint ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
-	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --exclude fleet-init
+	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace
 
 bench: setup release images ## Measure, and write docs/benchmarks.md
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --out docs/benchmarks.md

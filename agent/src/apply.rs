@@ -255,27 +255,27 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
     // 3. The network.
     let made = around.network.reconcile(&network, |_| {}).await;
     experiment.look_at_routers().await;
-    let last = match made {
+    match made {
         Ok(_) => {
             tell_kept(&keep, experiment, report).await;
             start_all(start, concurrency, experiment, report).await;
-            report.finish(experiment.slots().counts()).await
         }
         Err(error) => {
             let reason = format!("the network could not be made: {error}");
             for slot in keep.iter().chain(&start) {
                 report.ended(slot.name(), Ended::Failed { reason: reason.clone(), retryable: true }, counts).await;
             }
-            report.finish(experiment.slots().counts()).await
         }
-    };
+    }
+    if rollback && report.has_failures() {
+        // Before the last step: who reads that may rely on it.
+        roll_back(agent, experiment, before).await;
+        return report.finish(experiment.slots().counts()).await;
+    }
+    let last = report.finish(experiment.slots().counts()).await;
     let count =
         |outcome| last.folds.iter().filter(|fold| fold.outcome() == outcome).map(|fold| fold.count).sum::<u32>();
     let (failed, missed) = (count(Outcome::Failed), count(Outcome::NotReached));
-    if failed > 0 && rollback {
-        roll_back(agent, experiment, before).await;
-        return last;
-    }
     if missed == 0 || report.is_abandoned() {
         // An apply that its caller broke off is over too: only a dead agent's is gone on with.
         experiment.applied();

@@ -61,7 +61,8 @@ impl Slice {
             netlang::render(&compilation.diagnostics, &source, options)
         })?;
         let ranges = if spec.placement.is_empty() {
-            plan.resolve(plan.experiment()).map_err(|error| error.to_string())?
+            // Not by name: something in the file may be named as the experiment is.
+            plan.groups().map(|group| Range { group: group.id, first: group.first, count: group.count }).collect()
         } else {
             spec.placement.iter().map(|range| wire_range(&plan, range)).collect::<Result<_, _>>()?
         };

@@ -32,7 +32,10 @@ fn a_changed_file_touches_only_what_changed() {
 
     let again = fleet.json(&["up", &file]);
     assert_eq!(again["outcomes"].as_array().unwrap().len(), 1, "{again:#}");
-    assert_eq!((again["outcomes"][0]["outcome"].as_str(), again["outcomes"][0]["count"].as_u64()), (Some("already so"), Some(4)));
+    assert_eq!(
+        (again["outcomes"][0]["outcome"].as_str(), again["outcomes"][0]["count"].as_u64()),
+        (Some("already so"), Some(4))
+    );
     assert_eq!(pids(&fleet), before);
 
     let _ = fleet.write("floor.fleet", AFTER);
@@ -121,6 +124,9 @@ fn a_failed_change_with_rollback_gives_the_earlier_state_back() {
     assert_eq!(seen, [("alice", "running", 48), ("bob", "running", 48)]);
     assert_eq!(fleet.vm("bob").pid, bob, "bob did not change, and must not be restarted");
     let again = fleet.json(&["up", &fleet.example("hello.fleet")]);
-    assert_eq!((again["difference"]["unchanged"].as_u64(), again["checks"][0]["passed"].as_bool()), (Some(2), Some(true)));
+    assert_eq!(
+        (again["difference"]["unchanged"].as_u64(), again["checks"][0]["passed"].as_bool()),
+        (Some(2), Some(true))
+    );
     fleet.down();
 }

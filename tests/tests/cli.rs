@@ -32,7 +32,8 @@ fn documents_have_the_keys_that_docs_cli_promises() {
     has(&up["outcomes"][0], &["outcome", "reason", "count", "targets"]);
     let ps = fleet.json(&["ps"]);
     has(&ps["experiments"][0], &["experiment", "file", "busy", "vms", "routers", "segments", "states"]);
-    let vm = ["experiment", "name", "host", "state", "hypervisor", "image", "pid", "addresses", "memory_bytes", "reason"];
+    let vm =
+        ["experiment", "name", "host", "state", "hypervisor", "image", "pid", "addresses", "memory_bytes", "reason"];
     has(&ps["vms"][0], &vm);
     has(&ps["vms"][0], &["last_lines", "since_ms", "boot_ms", "starts"]);
     has(&ps["routers"][0], &["experiment", "name", "host", "kind", "up", "reason", "addresses"]);
@@ -51,8 +52,23 @@ fn documents_have_the_keys_that_docs_cli_promises() {
 }
 
 const COMMANDS: [&str; 17] = [
-    "up", "down", "ps", "plan", "check", "fmt", "explain", "exec", "console", "logs", "vm", "telemetry", "image", "doctor",
-    "controller", "agent", "completions",
+    "up",
+    "down",
+    "ps",
+    "plan",
+    "check",
+    "fmt",
+    "explain",
+    "exec",
+    "console",
+    "logs",
+    "vm",
+    "telemetry",
+    "image",
+    "doctor",
+    "controller",
+    "agent",
+    "completions",
 ];
 
 #[test]
@@ -60,7 +76,10 @@ fn every_command_has_help_that_fits_a_terminal() {
     let fleet = Fleet::new();
     let main = fleet.ok(&["--help"]).stdout;
     for command in COMMANDS {
-        assert!(main.lines().any(|line| line.trim_start().starts_with(&format!("{command} "))), "no {command} in:\n{main}");
+        assert!(
+            main.lines().any(|line| line.trim_start().starts_with(&format!("{command} "))),
+            "no {command} in:\n{main}"
+        );
         let help = fleet.ok(&[command, "--help"]).stdout;
         for line in help.lines() {
             assert!(line.chars().count() <= 100, "fleet {command} --help: {line}");
@@ -80,7 +99,9 @@ fn every_command_has_help_that_fits_a_terminal() {
     ] {
         let _ = fleet.ok(&[command, "--help"]).says(options);
     }
-    let _ = fleet.ok(&["telemetry", "query", "--help"]).says(&["--metric", "--since", "--bucket", "--agg", "--events", "--format"]);
+    let _ = fleet
+        .ok(&["telemetry", "query", "--help"])
+        .says(&["--metric", "--since", "--bucket", "--agg", "--events", "--format"]);
     let _ = fleet.run(&["fly"]).code(2).says(&["fly"]);
     let _ = fleet.run(&["up"]).code(2).says(&["FILE"]);
 }

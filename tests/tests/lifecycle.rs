@@ -44,12 +44,17 @@ fn a_paused_vm_holds_still_and_goes_on_where_it_was() {
     let fleet = Fleet::new();
     let _ = fleet.ok(&["up", &fleet.example("hello.fleet")]);
     let alice = fleet.vm("alice");
-    let _ = fleet.exec("alice", "(while :; do date +%s%N >> /tmp/ticks; sleep 0.1; done) > /dev/null 2>&1 & echo begun");
+    let _ =
+        fleet.exec("alice", "(while :; do date +%s%N >> /tmp/ticks; sleep 0.1; done) > /dev/null 2>&1 & echo begun");
     let _ = fleet.ok(&["vm", "pause", "alice"]);
     assert_eq!(fleet.vm("alice").state, "paused");
     let _ = fleet.ok(&["vm", "pause", "alice"]).says(&["already so"]);
     let _ = fleet.ok(&["ps"]).says(&["1 running, 1 paused"]);
-    assert_ne!(fleet.run(&["exec", "bob", "--", "ping", "-c", "1", "-W", "1", "10.0.0.16"]).code, 0, "a paused VM answers");
+    assert_ne!(
+        fleet.run(&["exec", "bob", "--", "ping", "-c", "1", "-W", "1", "10.0.0.16"]).code,
+        0,
+        "a paused VM answers"
+    );
     // Found again, it is still paused.
     fleet.kill_controller();
     assert_eq!(fleet.wait_for("alice", "paused").pid, alice.pid);

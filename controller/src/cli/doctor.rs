@@ -164,6 +164,10 @@ async fn controller(context: &Context) -> Vec<Finding> {
             vec![
                 finding("controller", true, Grade::Weak, format!("pid {} serves", status.pid)),
                 finding("telemetry", telemetry.on && telemetry.connected, Grade::Weak, detail),
+                match status.metrics_address.as_str() {
+                    "" => finding("metrics", false, Grade::Weak, "not served; set `metrics_address` to a free one"),
+                    address => finding("metrics", true, Grade::Weak, format!("http://{address}/metrics")),
+                },
             ]
         }
     }

@@ -164,12 +164,12 @@ fn rm(context: &Context, store: &ImageStore, images: &[String]) -> Result<Exit, 
     Ok(Exit::Ok)
 }
 
-/// The static init: beside this program (as installed), or where cargo puts it.
+/// The static init: where `make install` puts it, or where cargo does.
 fn find_init() -> Result<PathBuf, Failure> {
     let program = std::env::current_exe()?;
     let folder = program.parent().unwrap_or(&program);
+    // Not beside this program: a plain `cargo build` puts one there that is not static.
     let candidates = [
-        folder.join("fleet-init"),
         folder.join("../lib/fleet/fleet-init"),
         folder.join("../x86_64-unknown-linux-gnu/guest/fleet-init"),
     ];

@@ -46,6 +46,10 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
     let experiment = loaded.plan.experiment().to_owned();
     image::ensure(context, &loaded.plan).await?;
     loaded.write_lock()?;
+    if (args.mongodb.is_some() || args.no_telemetry) && connect::connect(context, Start::Never).await.is_ok() {
+        eprintln!("fleet: a controller runs already; --mongodb and --no-telemetry are for one that `up` starts");
+        eprintln!("  help: `fleet controller stop` ends it, VMs go on");
+    }
     let mut client = connect::connect(context, Start::Always).await?;
     let request = UpRequest {
         op: Some(new_op()),

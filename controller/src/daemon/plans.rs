@@ -38,6 +38,11 @@ impl Target {
         self.ranges.iter().flat_map(|range| range.indices().filter_map(|index| self.plan.vm_name(range.group, index)))
     }
 
+    /// Whether these are all VMs of the experiment.
+    pub fn is_all(&self) -> bool {
+        self.ranges.iter().map(|range| u64::from(range.count)).sum::<u64>() == self.plan.total_vms()
+    }
+
     /// The ranges as they go over the wire.
     pub fn wire_ranges(&self) -> Vec<Range> {
         let wire = |range: &netlang::Range| {

@@ -77,6 +77,11 @@ impl Shared {
 
     async fn up(self: Arc<Self>, op: OpHeader, spec: Spec, teller: operation::Teller) {
         let since = Instant::now();
+        let telemetry = self.telemetry.status();
+        if !telemetry.on {
+            // A caller that has gone is noticed below.
+            drop(teller.send(operation::event(Event::Note(format!("telemetry is off: {}", telemetry.reason)))).await);
+        }
         match self.apply(&op, &spec, &teller).await {
             Ok(Some(last)) => {
                 let mut sum = Sum::default();
