@@ -169,10 +169,8 @@ fn find_init() -> Result<PathBuf, Failure> {
     let program = std::env::current_exe()?;
     let folder = program.parent().unwrap_or(&program);
     // Not beside this program: a plain `cargo build` puts one there that is not static.
-    let candidates = [
-        folder.join("../lib/fleet/fleet-init"),
-        folder.join("../x86_64-unknown-linux-gnu/guest/fleet-init"),
-    ];
+    let candidates =
+        [folder.join("../lib/fleet/fleet-init"), folder.join("../x86_64-unknown-linux-gnu/guest/fleet-init")];
     candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
         Failure::usage("the guests' init (fleet-init) is not where this program looks for it")
             .help("`make build` builds it; or give its path with `fleet image build NAME --init FILE`")

@@ -19,6 +19,7 @@ const TOLD: usize = 5;
 pub struct Display {
     bar: Option<ProgressBar>,
     quiet: bool,
+    begin: Instant,
     since: Instant,
     told: usize,
 }
@@ -27,14 +28,14 @@ impl Display {
     /// A display that says `verb` ("up hello"); `quiet` shows nothing (`--json`).
     pub fn new(verb: &str, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::new(0).with_message("");
-            let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {wide_msg}");
+            let bar = ProgressBar::new(1);
+            let style = ProgressStyle::with_template("{prefix} [{bar:16}] {pos}/{len} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar.set_prefix(verb.to_owned());
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, quiet, since: Instant::now(), told: 0 }
+        Self { bar, quiet, begin: Instant::now(), since: Instant::now(), told: 0 }
     }
 
     /// Takes one step of the operation.
@@ -49,10 +50,11 @@ impl Display {
             }
         }
         match &self.bar {
+            Some(_) if progress.targets == 0 => {}
             Some(bar) => {
                 bar.set_length(u64::from(progress.targets));
                 bar.set_position(u64::from(progress.done));
-                bar.set_message(live(progress, bar));
+                bar.set_message(live(progress, self.begin.elapsed()));
             }
             None => self.plain(progress),
         }
@@ -84,8 +86,8 @@ impl Drop for Display {
     }
 }
 
-/// "6 booting, 2 failed · 31/s · 12 s left".
-fn live(progress: &Progress, bar: &ProgressBar) -> String {
+/// "7 booting, 4 pending · 2.1/s · 7 s left".
+fn live(progress: &Progress, elapsed: Duration) -> String {
     let others: Vec<_> =
         progress.counts.iter().filter(|entry| entry.count > 0 && entry.state() != VmState::Running).copied().collect();
     let mut parts = Vec::new();
@@ -93,8 +95,9 @@ fn live(progress: &Progress, bar: &ProgressBar) -> String {
         parts.push(output::counts(&others));
     }
     if progress.done > 0 && progress.done < progress.targets {
-        parts.push(format!("{:.0}/s", bar.per_sec()));
-        parts.push(format!("{} left", output::duration(bar.eta().as_secs() * 1000)));
+        let rate = f64::from(progress.done) / elapsed.as_secs_f64().max(0.001);
+        parts.push(format!("{rate:.1}/s"));
+        parts.push(format!("{:.0} s left", f64::from(progress.targets - progress.done) / rate));
     }
     parts.join(" · ")
 }

@@ -243,7 +243,9 @@ impl Shared {
         }
         match self.plans.resolve(target) {
             // The whole of it: its own events and its routers' ports as well as its VMs.
-            Ok(found) if found.experiment == target && found.is_all() => Wanted { experiment: Some(found.experiment), vms: Vec::new() },
+            Ok(found) if found.experiment == target && found.is_all() => {
+                Wanted { experiment: Some(found.experiment), vms: Vec::new() }
+            }
             Ok(found) => Wanted { experiment: Some(found.experiment.clone()), vms: names(&found) },
             Err(_) => {
                 let (experiment, rest) = target.split_once('.').unwrap_or((target, ""));
