@@ -129,8 +129,8 @@ fn a_console_gives_a_shell_and_is_left_with_one_key() {
     console.type_keys("echo $((6 * 7)) on $(hostname)\r");
     console.wait_for("42 on alice");
     // ctrl-C is the guest's, not ours.
-    console.type_keys("sleep 1000\r");
-    console.wait_for("sleep 1000");
+    console.type_keys("echo be''gun; sleep 1000\r");
+    console.wait_for("begun");
     console.type_keys("\x03");
     console.wait_for("# ");
     console.type_keys("\x1d");

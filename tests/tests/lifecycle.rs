@@ -12,7 +12,7 @@ fn states(fleet: &Fleet) -> Vec<String> {
 #[test]
 fn vms_stop_start_and_reboot_by_target() {
     let fleet = Fleet::new();
-    let _ = fleet.ok(&["up", &fleet.write("floor.fleet", FLOOR)]);
+    let _ = fleet.ok(&["up", &fleet.write("yard.fleet", FLOOR)]);
     let first = fleet.vm("web[0]").pid;
     let _ = fleet.ok(&["vm", "stop", "web[1..3]"]).says(&["2 targets: 2 ok"]);
     assert_eq!(states(&fleet), ["running", "stopped", "stopped"]);
@@ -26,7 +26,7 @@ fn vms_stop_start_and_reboot_by_target() {
     fleet.wait_for("web[0]", "running");
     assert_eq!(fleet.vm("web[0]").pid, first);
 
-    let _ = fleet.ok(&["vm", "start", "floor.web[*]"]).says(&["3 targets", "2 ok", "1 already so"]);
+    let _ = fleet.ok(&["vm", "start", "yard.web[*]"]).says(&["3 targets", "2 ok", "1 already so"]);
     assert_eq!(states(&fleet), ["running", "running", "running"]);
     let _ = fleet.ok(&["vm", "reboot", "web[0]"]);
     assert_ne!(fleet.vm("web[0]").pid, first);
@@ -34,7 +34,7 @@ fn vms_stop_start_and_reboot_by_target() {
     let _ = fleet.ok(&["vm", "stop", "--force", "web[2]"]);
     assert_eq!(states(&fleet), ["running", "running", "stopped"]);
     // `up` brings back what somebody stopped.
-    let _ = fleet.ok(&["up", &fleet.write("floor.fleet", FLOOR)]).says(&["1 ok", "2 already so"]);
+    let _ = fleet.ok(&["up", &fleet.write("yard.fleet", FLOOR)]).says(&["1 ok", "2 already so"]);
     assert_eq!(states(&fleet), ["running", "running", "running"]);
     fleet.down();
 }

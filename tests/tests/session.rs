@@ -9,7 +9,7 @@ fn a_network_comes_up_answers_and_leaves_nothing() {
     let fleet = Fleet::with(Options { telemetry: true, ..Options::default() });
     let file = fleet.example("hello.fleet");
 
-    let _ = fleet.ok(&["up", &file]).says(&["2 targets: 2 ok", "proved: check alice reaches bob"]);
+    let _ = fleet.ok(&["up", &file]).says(&["2 targets: 2 ok", "proved: alice reaches bob"]);
     // The count is only worth something when it sees what is there.
     let traces = fleet.traces();
     assert!(traces.processes.len() >= 4, "controller, server, two VMs: {traces:#?}");

@@ -175,8 +175,8 @@ pub async fn status(context: &Context) -> Result<Exit, Failure> {
         output::json(&status_json(&status));
         return Ok(Exit::Ok);
     }
-    println!("controller {} pid {} epoch {}", status.version, status.pid, status.epoch);
-    println!("metrics    http://{}/metrics", status.metrics_address);
+    output::say!("controller {} pid {} epoch {}", status.version, status.pid, status.epoch);
+    output::say!("metrics    http://{}/metrics", status.metrics_address);
     if let Some(telemetry) = &status.telemetry {
         let state = match (telemetry.on, telemetry.connected) {
             (false, _) => format!("off: {}", telemetry.reason),
@@ -187,9 +187,9 @@ pub async fn status(context: &Context) -> Result<Exit, Failure> {
                 format!("{} does not answer ({} dropped): {}", telemetry.server, telemetry.dropped, telemetry.reason)
             }
         };
-        println!("telemetry  {state}");
+        output::say!("telemetry  {state}");
     }
-    println!();
+    output::say!();
     let mut table = Table::new(&["HOST", "CPUS", "MEMORY", "AVAILABLE", "COMMITTED", "HYPERVISORS", "KERNEL"]);
     for host in &status.hosts {
         table.row(vec![

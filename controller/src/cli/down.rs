@@ -20,7 +20,7 @@ pub async fn down(context: &Context, args: &DownArgs) -> Result<Exit, Failure> {
             if context.json {
                 output::json(&serde_json::json!({ "experiments": [] }));
             } else {
-                println!("nothing is up");
+                output::say!("nothing is up");
             }
             return Ok(Exit::Ok);
         }

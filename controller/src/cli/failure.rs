@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use tonic::{Code, Status};
 
+use crate::daemon::DaemonError;
+
 /// The exit codes of `fleet`; they are part of its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -107,6 +109,15 @@ impl From<Status> for Failure {
             _ => status.message().to_owned(),
         };
         Self::from_words(exit, &message)
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        match error {
+            DaemonError::NotRoot | DaemonError::Held(_) => Self::usage(error),
+            _ => Self::internal(error),
+        }
     }
 }
 

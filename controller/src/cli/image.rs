@@ -49,7 +49,7 @@ pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
                     "name": image.name, "id": image.id.as_str(), "size_bytes": image.size_bytes,
                 }));
             } else {
-                println!("image {} is {} ({size})", image.name, image.id.short());
+                output::say!("image {} is {} ({size})", image.name, image.id.short());
             }
             Ok(Exit::Ok)
         }
@@ -126,7 +126,7 @@ fn ls(context: &Context, store: &ImageStore) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     if entries.is_empty() {
-        println!("no images; `fleet image build tiny` builds one");
+        output::say!("no images; `fleet image build tiny` builds one");
         return Ok(Exit::Ok);
     }
     let mut table = Table::new(&["NAME", "ID", "SIZE", "RUNS ON", "BUILT"]);
@@ -154,7 +154,7 @@ fn rm(context: &Context, store: &ImageStore, images: &[String]) -> Result<Exit, 
     for image in images {
         let result = store.remove(image).map_err(failure)?;
         if !context.json {
-            println!("removed {} ({} freed)", result.names.join(" "), output::bytes(result.freed_bytes));
+            output::say!("removed {} ({} freed)", result.names.join(" "), output::bytes(result.freed_bytes));
         }
         removed.push(serde_json::json!({ "names": result.names, "freed_bytes": result.freed_bytes }));
     }

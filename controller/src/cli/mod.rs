@@ -184,11 +184,11 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
         Command::Completions(args) => complete::completions(&args),
         Command::Image(args) => image::image(&context, &args),
         Command::Controller(ControllerArgs { verb: ControllerVerb::Run, agent, background, .. }) => {
-            crate::daemon::controller_main(context.config, agent, background).map_err(Failure::internal)?;
+            crate::daemon::controller_main(context.config, agent, background)?;
             Ok(Exit::Ok)
         }
         Command::Agent(args) => {
-            crate::daemon::agent_main(context.config, args.socket).map_err(Failure::internal)?;
+            crate::daemon::agent_main(context.config, args.socket)?;
             Ok(Exit::Ok)
         }
         command => {

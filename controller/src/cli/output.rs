@@ -43,6 +43,13 @@ pub fn print(text: &str) {
     }
 }
 
+/// A line on standard output, by [`print`]: `println!` panics when its reader goes away.
+macro_rules! say {
+    () => { $crate::cli::output::print("\n") };
+    ($($words:tt)*) => { $crate::cli::output::print(&(format!($($words)*) + "\n")) };
+}
+pub(crate) use say;
+
 /// Writes a JSON document to standard output.
 pub fn json(value: &serde_json::Value) {
     print(&format!("{value:#}\n"));

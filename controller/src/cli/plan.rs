@@ -54,16 +54,20 @@ pub async fn plan(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
     print_plan(&loaded);
     match difference {
         None => {
-            println!("\nnothing of {} runs; `fleet up {}` brings it up", loaded.plan.experiment(), args.file.display())
+            output::say!(
+                "\nnothing of {} runs; `fleet up {}` brings it up",
+                loaded.plan.experiment(),
+                args.file.display()
+            )
         }
         Some(difference) => {
-            println!("\n`fleet up {}` would", args.file.display());
+            output::say!("\n`fleet up {}` would", args.file.display());
             let lines = difference_lines(&difference);
             for line in &lines {
-                println!("  {line}");
+                output::say!("  {line}");
             }
             if lines.is_empty() {
-                println!("  change nothing");
+                output::say!("  change nothing");
             }
         }
     }
@@ -96,7 +100,7 @@ fn not_yet(plan: &netlang::Plan) -> String {
 fn print_plan(loaded: &source::Loaded) {
     let summary = loaded.plan.summary();
     let totals = &summary.totals;
-    println!(
+    output::say!(
         "{}: {} in {}, {}, {}, {}",
         loaded.plan.experiment(),
         output::plural(totals.vms, "VM"),
@@ -110,7 +114,7 @@ fn print_plan(loaded: &source::Loaded) {
         (0, _) => "by default of the image".to_owned(),
         (given, others) => format!("{}, and {} with the default", output::bytes(given), output::plural(others, "VM")),
     };
-    println!("{}, memory {memory}\n", output::plural(totals.cpus, "virtual processor"));
+    output::say!("{}, memory {memory}\n", output::plural(totals.cpus, "virtual processor"));
     let mut groups = Table::new(&["GROUP", "VMS", "IMAGE", "RUNS ON", "MEMORY", "ADDRESSES"]);
     for group in &summary.groups {
         let addresses: Vec<String> = group.addresses.iter().map(interval).collect();
@@ -124,7 +128,7 @@ fn print_plan(loaded: &source::Loaded) {
         ]);
     }
     groups.print();
-    println!();
+    output::say!();
     let mut segments = Table::new(&["SEGMENT", "PREFIX", "GATEWAY", "PORTS", "MTU", "VNI"]);
     for segment in &summary.segments {
         segments.row(vec![
@@ -138,7 +142,7 @@ fn print_plan(loaded: &source::Loaded) {
     }
     segments.print();
     if !summary.routers.is_empty() {
-        println!();
+        output::say!();
         let mut routers = Table::new(&["ROUTER", "KIND", "ADDRESSES"]);
         for router in &summary.routers {
             let addresses: Vec<String> = router.addresses.iter().map(ToString::to_string).collect();
@@ -190,7 +194,7 @@ pub fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Failure> {
                     count => format!("all {count} `check` lines hold on the plan"),
                 };
                 let vms = output::plural(plan.total_vms(), "VM");
-                println!("{}: ok, {vms}, {proved}{}", file.display(), not_yet(plan));
+                output::say!("{}: ok, {vms}, {proved}{}", file.display(), not_yet(plan));
             }
             None => source::show(context, &compilation.diagnostics, &source),
         }
@@ -225,7 +229,7 @@ pub fn fmt(context: &Context, args: &FmtArgs) -> Result<Exit, Failure> {
     } else {
         let word = if args.check { "is not formatted" } else { "formatted" };
         for file in &changed {
-            println!("{file}: {word}");
+            output::say!("{file}: {word}");
         }
     }
     let unformatted = args.check && !changed.is_empty();

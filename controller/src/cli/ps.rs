@@ -63,12 +63,12 @@ pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
 impl Listing {
     fn print(&self, context: &Context, all: bool) {
         if self.experiments.is_empty() {
-            println!("nothing is up; `fleet up FILE` brings a network up");
+            output::say!("nothing is up; `fleet up FILE` brings a network up");
             return;
         }
         for experiment in &self.experiments {
             let busy = if experiment.busy { ", an operation is under way" } else { "" };
-            println!(
+            output::say!(
                 "{}: {} ({}, {}, {}{busy})",
                 experiment.experiment,
                 output::counts(&experiment.counts),
@@ -77,7 +77,7 @@ impl Listing {
                 output::plural(experiment.segments, "segment"),
             );
         }
-        println!();
+        output::say!();
         let mut table = Table::new(&["EXPERIMENT", "NAME", "STATE", "RUNS ON", "ADDRESS", "MEMORY", "SINCE"]);
         let fold = !all && self.vms.len() > UNFOLDED;
         for group in alike(&self.vms, fold) {
@@ -97,21 +97,21 @@ impl Listing {
         table.print();
         let failed: Vec<_> = self.vms.iter().filter(|vm| vm.state() == VmState::Failed).collect();
         if !failed.is_empty() {
-            println!("\n{} failed; `fleet ps --failed` says why", failed.len());
+            output::say!("\n{} failed; `fleet ps --failed` says why", failed.len());
         }
     }
 
     fn print_failed(&self) {
         if self.vms.is_empty() {
-            println!("no VM failed");
+            output::say!("no VM failed");
         }
         let mut left: Vec<&VmStatus> = self.vms.iter().collect();
         while let Some(first) = left.first().copied() {
             let (same, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|vm| vm.reason == first.reason);
             let names = fleet_agent::fold_names(same.iter().map(|vm| vm.name.as_str()));
-            println!("{} {} ({}): {}", first.experiment, names, same.len(), first.reason);
+            output::say!("{} {} ({}): {}", first.experiment, names, same.len(), first.reason);
             for line in &first.last_lines {
-                println!("    {line}");
+                output::say!("    {line}");
             }
             left = others;
         }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use fleet_proto::v1::WindowSize;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, SetArg, Termios};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -73,15 +74,26 @@ pub fn stdin() -> mpsc::Receiver<Vec<u8>> {
 
 async fn pump(watched: AsyncFd<OwnedFd>, sender: mpsc::Sender<Vec<u8>>) {
     loop {
-        // The descriptor stays blocking (it is shared with the shell): one read per readiness, never more.
         let Ok(mut ready) = watched.readable().await else { return };
+        // The descriptor stays blocking (it is shared with the shell), so it is asked before each read. Epoll tells of
+        // new input only: readiness is given up when all that came was read, not before.
+        if !has_input() {
+            ready.clear_ready();
+            continue;
+        }
         let piece = read_piece().unwrap_or_default();
-        ready.clear_ready();
         let end = piece.is_empty();
         if sender.send(piece).await.is_err() || end {
             return;
         }
     }
+}
+
+/// Whether a read would give something at once, be it the end.
+fn has_input() -> bool {
+    let stdin = std::io::stdin();
+    let mut asked = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn read_piece() -> nix::Result<Vec<u8>> {

@@ -179,13 +179,19 @@ fn print_summary(context: &Context, verb: &str, summary: &OperationSummary) {
         .collect();
     let mark = if failed(summary) == 0 { format!("{green}done{off}") } else { format!("{red}failed{off}") };
     let parts = if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") };
-    println!(
+    output::say!(
         "{verb}: {mark}: {}: {parts}, in {}",
         output::plural(summary.targets, "target"),
         output::duration(summary.elapsed_ms)
     );
     for fold in summary.folds.iter().filter(|fold| !fold.reason.is_empty()) {
-        println!("  {} ({}) {}: {}", fold.targets, fold.count, output::outcome(fold.outcome()), indented(&fold.reason));
+        output::say!(
+            "  {} ({}) {}: {}",
+            fold.targets,
+            fold.count,
+            output::outcome(fold.outcome()),
+            indented(&fold.reason)
+        );
     }
 }
 
@@ -239,12 +245,12 @@ fn print_check(context: &Context, check: &CheckResult) {
         0 => String::new(),
         rtt => format!(", median round trip {:.2} ms", f64::from(rtt) / 1000.0),
     };
-    println!("{mark}: {} ({pairs}{rtt})", check.check.strip_prefix("check ").unwrap_or(&check.check));
+    output::say!("{mark}: {} ({pairs}{rtt})", check.check.strip_prefix("check ").unwrap_or(&check.check));
     for failure in &check.failures {
-        println!("  {failure}");
+        output::say!("  {failure}");
     }
     if check.failed as usize > check.failures.len() {
-        println!("  and {} more", check.failed as usize - check.failures.len());
+        output::say!("  and {} more", check.failed as usize - check.failures.len());
     }
 }
 

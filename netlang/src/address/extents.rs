@@ -6,6 +6,9 @@
 
 use smallvec::SmallVec;
 
+/// First index and end in each dimension.
+type Bounds = Box<[(u32, u32)]>;
+
 /// An element's indices, outermost first.
 pub(crate) type Place = SmallVec<[u32; 4]>;
 
@@ -17,7 +20,7 @@ pub(crate) struct Extent {
     /// Prefix length of one element, 0 for plain numbers.
     pub(crate) len: u8,
     /// Half-open bounds, one pair a dimension; none for a single thing.
-    pub(crate) bounds: Box<[(u32, u32)]>,
+    pub(crate) bounds: Bounds,
 }
 
 impl Extent {
@@ -75,7 +78,7 @@ impl Extents {
     }
 
     /// The boxes that are missing for `sizes` elements in each dimension; `room` is what to reserve for a new one.
-    pub(crate) fn missing(&self, sizes: &[u32], room: &[u32]) -> SmallVec<[Box<[(u32, u32)]>; 1]> {
+    pub(crate) fn missing(&self, sizes: &[u32], room: &[u32]) -> SmallVec<[Bounds; 1]> {
         let mut boxes = SmallVec::new();
         if self.0.is_empty() {
             boxes.push(room.iter().map(|r| (0, *r)).collect());

@@ -92,11 +92,6 @@ impl Section {
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
-
-    /// Keeps only the blocks for which `keep` (given the line's words `kind path`) says so.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(BlockKind, &str) -> bool) {
-        self.blocks.retain(|k, _| keep(k.kind, &k.path));
-    }
 }
 
 /// Why a lock file cannot be read. Nothing is guessed: a wrong lock would move addresses.

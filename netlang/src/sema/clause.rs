@@ -8,30 +8,22 @@ use crate::text::{any_of, nearest};
 use crate::vocab::{Arg, Opt, Property, Ready, Ty, property};
 use smallvec::SmallVec;
 
+/// Number of an option in the table, the word that gave it, its arguments.
+type GivenOption = (u8, ExprId, SmallVec<[ExprId; 1]>);
+
 /// A matched property: which word stands for which argument.
 #[derive(Debug, Clone)]
 pub(crate) struct Clause {
     pub(crate) property: &'static Property,
     /// (number of the argument in the table, its word)
     args: SmallVec<[(u8, ExprId); 2]>,
-    /// (number of the option, the option's word, its arguments)
-    options: SmallVec<[(u8, ExprId, SmallVec<[ExprId; 1]>); 1]>,
+    options: SmallVec<[GivenOption; 1]>,
 }
 
 impl Clause {
     /// The first word given for an argument.
     pub(crate) fn arg(&self, number: u8) -> Option<ExprId> {
         self.args.iter().find(|(n, _)| *n == number).map(|(_, e)| *e)
-    }
-
-    /// Every word given for an argument that takes several.
-    pub(crate) fn args(&self, number: u8) -> impl Iterator<Item = ExprId> + '_ {
-        self.args.iter().filter(move |(n, _)| *n == number).map(|(_, e)| *e)
-    }
-
-    /// All arguments of an option.
-    pub(crate) fn option_args(&self, word: &str) -> &[ExprId] {
-        self.option_at(word).map_or(&[], |(_, _, args)| args)
     }
 
     /// Whether an option was given.
@@ -44,7 +36,7 @@ impl Clause {
         self.option_at(word).and_then(|(_, _, args)| args.first().copied())
     }
 
-    fn option_at(&self, word: &str) -> Option<&(u8, ExprId, SmallVec<[ExprId; 1]>)> {
+    fn option_at(&self, word: &str) -> Option<&GivenOption> {
         self.options.iter().find(|(n, ..)| self.property.options[usize::from(*n)].word == word)
     }
 }

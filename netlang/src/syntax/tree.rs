@@ -34,20 +34,6 @@ pub(crate) enum Mark {
     AtLeast,
 }
 
-impl Mark {
-    /// How the mark is written.
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Mark::Peer => "--",
-            Mark::Transit => "->",
-            Mark::Comma => ",",
-            Mark::Equals => "=",
-            Mark::AtMost => "<=",
-            Mark::AtLeast => ">=",
-        }
-    }
-}
-
 /// An expression, or one of the marks that stand between expressions in a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expr {
