@@ -19,6 +19,8 @@ use hashbrown::HashMap;
 pub(crate) const FIRST_HOST: u32 = 16;
 /// Lans without a prefix are at least this large.
 const LAN_LEN: u8 = 24;
+/// Where host numbers end on a lan whose prefix is not known (yet, or because it is wrong).
+const HOSTS_END: u64 = 1 << 31;
 /// VNIs are of 24 bits.
 const VNI_END: u64 = 1 << 24;
 
@@ -232,7 +234,7 @@ impl World<'_> {
         if !extents.has_rank(rank) {
             extents = Extents::default();
         }
-        let until = lan.capacity.map_or(1 << 31, |c| c + 1);
+        let until = lan.capacity.map_or(HOSTS_END, |c| c.saturating_add(1).min(HOSTS_END));
         let exact = extents.missing(&class.sizes, &class.sizes);
         for (bounds, exact) in extents.missing(&class.sizes, &class.room).into_iter().zip(exact) {
             let room = Extent { base: 0, len: 0, bounds };
@@ -350,7 +352,7 @@ impl World<'_> {
                 None => highest = u64::MAX,
             }
         }
-        if highest >= class.capacity.map_or(1 << 24, |c| c + 1) || lowest == 0 {
+        if highest >= class.capacity.map_or(1 << 24, |c| c.saturating_add(1)) || lowest == 0 {
             self.outside_prefix(nic, word, form);
             return;
         }
