@@ -46,3 +46,14 @@ fn every_code_has_a_case_and_a_page() {
     }
     assert_eq!(explain("E9999"), None);
 }
+
+#[test]
+fn the_example_of_errors_gives_them_all_in_one_run() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/errors.fleet");
+    let source = Source::new("errors", std::fs::read_to_string(file).unwrap());
+    let result = compile(&source, &Lock::default());
+    let text = render(&result.diagnostics, &source, RenderOptions { color: false, width: 120 });
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("example_errors", text);
+    });
+}

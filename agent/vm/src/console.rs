@@ -15,9 +15,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
@@ -82,19 +80,43 @@ pub fn trim(log: &Path, keep: u64) -> Result<(), VmError> {
 /// The input of a console; sessions of one agent share it.
 #[derive(Debug)]
 pub(crate) struct ConsoleInput {
-    write: Mutex<OwnedWriteHalf>,
+    /// Not split into halves: the writing half would shut the socket down when dropped, and a UML process holds that
+    /// same socket for the next session.
+    stream: Arc<UnixStream>,
+    /// One session types at a time.
+    turn: Mutex<()>,
     drain: JoinHandle<()>,
 }
 
 impl ConsoleInput {
     /// Takes the stream. What comes out of it is thrown away (QEMU sends the output here too; the log has it).
     pub(crate) fn new(stream: UnixStream) -> ConsoleInput {
-        let (mut read, write) = stream.into_split();
+        let stream = Arc::new(stream);
+        let read = Arc::clone(&stream);
         let drain = tokio::spawn(async move {
             let mut bytes = vec![0; PIECE];
-            while read.read(&mut bytes).await.is_ok_and(|got| got > 0) {}
+            while read.readable().await.is_ok() {
+                match read.try_read(&mut bytes) {
+                    Ok(1..) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(_) | Err(_) => return,
+                }
+            }
         });
-        ConsoleInput { write: Mutex::new(write), drain }
+        ConsoleInput { stream, turn: Mutex::new(()), drain }
+    }
+
+    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let _turn = self.turn.lock().await;
+        while !bytes.is_empty() {
+            self.stream.writable().await?;
+            match self.stream.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -180,8 +202,7 @@ impl ConsoleSession {
     /// # Errors
     /// When the VM does not take them any more.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), VmError> {
-        let mut write = self.input.write.lock().await;
-        write.write_all(bytes).await.map_err(VmError::io("cannot type on the console of", &self.log))
+        self.input.write_all(bytes).await.map_err(VmError::io("cannot type on the console of", &self.log))
     }
 }
 

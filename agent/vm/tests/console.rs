@@ -38,6 +38,13 @@ async fn takes_input_and_gives_output(spec: VmSpec) {
 
     let mut later = machine.console(64 * 1024).await.unwrap();
     see(&mut later, "sum 42").await;
+    // A session that was left, and a shell that was left, are followed by others.
+    later.write(b"exit\r").await.unwrap();
+    see(&mut later, "press Enter").await;
+    later.write(b"\r").await.unwrap();
+    see(&mut later, "# ").await;
+    later.write(b"echo more $((41+2))\r").await.unwrap();
+    see(&mut later, "more 43").await;
     assert!(machine.last_lines(50).unwrap().iter().any(|line| line == "sum 42"));
     machine.kill().await.unwrap();
     let end = async { while later.next().await.unwrap().is_some() {} };

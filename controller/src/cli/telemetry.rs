@@ -4,8 +4,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use fleet_proto::v1::{TelemetryBatch, TelemetryQueryRequest, TelemetryRow, TelemetryTailRequest};
 use fleet_telemetry_db::export::{Exporter, Format};
 use fleet_telemetry_db::schema::METRICS;
+use tonic::Status;
 
-use super::connect::{self, Start};
+use super::connect::{self, Client, Start};
 use super::output::{self, Table};
 use super::{Context, Exit, Failure};
 
@@ -121,17 +122,10 @@ async fn query(context: &Context, args: &QueryArgs) -> Result<Exit, Failure> {
         limit: args.limit,
         events: args.events,
     };
-    let mut stream = client.telemetry_query(request).await?.into_inner();
-    let mut columns = Vec::new();
-    let mut rows = Vec::new();
-    while let Some(chunk) = stream.message().await? {
-        if columns.is_empty() {
-            columns = chunk.columns;
-        }
-        rows.extend(chunk.rows);
-    }
+    let answer = ask(&mut client, request).await;
     // A question about what is down may have started it.
     connect::end_if_idle(&mut client).await;
+    let (columns, rows) = answer?;
     let format = match args.format {
         OutputFormat::Json => Format::Json,
         OutputFormat::Table if context.json => Format::Json,
@@ -144,6 +138,20 @@ async fn query(context: &Context, args: &QueryArgs) -> Result<Exit, Failure> {
         eprintln!("fleet: cut after {} rows; --limit N shows more, --bucket SPAN folds them", args.limit);
     }
     Ok(Exit::Ok)
+}
+
+/// Columns and rows of the answer.
+async fn ask(client: &mut Client, request: TelemetryQueryRequest) -> Result<(Vec<String>, Vec<TelemetryRow>), Status> {
+    let mut stream = client.telemetry_query(request).await?.into_inner();
+    let mut columns = Vec::new();
+    let mut rows = Vec::new();
+    while let Some(chunk) = stream.message().await? {
+        if columns.is_empty() {
+            columns = chunk.columns;
+        }
+        rows.extend(chunk.rows);
+    }
+    Ok((columns, rows))
 }
 
 fn render(format: Format, columns: &[String], rows: &[TelemetryRow]) -> std::io::Result<Vec<u8>> {

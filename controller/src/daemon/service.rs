@@ -78,7 +78,8 @@ impl Shared {
     async fn up(self: Arc<Self>, op: OpHeader, spec: Spec, teller: operation::Teller) {
         let since = Instant::now();
         let telemetry = self.telemetry.status();
-        if !telemetry.on {
+        // Before the first word on the server there is no reason either.
+        if !telemetry.on && !telemetry.reason.is_empty() {
             // A caller that has gone is noticed below.
             drop(teller.send(operation::event(Event::Note(format!("telemetry is off: {}", telemetry.reason)))).await);
         }

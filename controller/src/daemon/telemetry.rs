@@ -9,7 +9,7 @@ use fleet_proto::v1::{
 };
 use fleet_telemetry_db::{
     NotConnected, Query, QueryError, Selection, ServerConfig, ServerSupervisor, TelemetrySink, VmNames, Writer,
-    WriterConfig,
+    WriterConfig, WriterStatus,
 };
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -26,6 +26,8 @@ use crate::config::Config;
 const RETRY: Duration = Duration::from_secs(2);
 /// What is still in the queue when the controller ends may take so long.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// A query waits so long for the server.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// A query that takes longer is given up.
 const QUERY_DEADLINE: Duration = Duration::from_secs(30);
 /// Acknowledgements and batches under way.
@@ -116,6 +118,12 @@ impl Telemetry {
         request: TelemetryQueryRequest,
         wanted: Wanted,
     ) -> Result<impl Stream<Item = Result<TelemetryRows, Status>> + Send + use<>, Status> {
+        let status = self.parts().as_ref().map(|parts| parts.writer.status());
+        if let Some(mut status) = status {
+            // A server that was started just now, maybe for this question. What it lacks after that is told below.
+            let known = |status: &WriterStatus| status.connected || (!status.on && !status.reason.is_empty());
+            drop(tokio::time::timeout(CONNECT_DEADLINE, status.wait_for(known)).await);
+        }
         let database = match self.parts().as_ref() {
             Some(parts) => {
                 parts.writer.database().map_err(|error: NotConnected| Status::unavailable(error.to_string()))?

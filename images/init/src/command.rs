@@ -93,7 +93,7 @@ impl From<io::Error> for Refusal {
 
 /// For use between fork and exec: a session of its own, on the terminal that is standard input if it is to be on one,
 /// with no signal blocked (the init blocks those that it takes from its signalfd).
-pub fn new_session(on_terminal: bool) -> io::Result<()> {
+fn new_session(on_terminal: bool) -> io::Result<()> {
     setsid()?;
     SigSet::empty().thread_set_mask()?;
     // SAFETY: TIOCSCTTY takes a number, no pointer.

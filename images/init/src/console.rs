@@ -1,11 +1,14 @@
 //! A shell on the console, for whoever presses Enter there. No shell runs before: a thousand idle ones would cost as
 //! much as a hundred guests.
+//!
+//! The terminal belongs to the init's own session, and a shell is a foreground process group of it. Were the shell the
+//! leader of a session on that terminal, its end would hang the terminal up, and UML then closes its side of it for good.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, AsRawFd},
         unix::{fs::OpenOptionsExt, process::CommandExt},
     },
     process::{Command, Stdio},
@@ -13,14 +16,14 @@ use std::{
 
 use nix::{
     sys::{
-        signal::{Signal, kill},
+        signal::{SigSet, Signal, kill},
         termios::{SetArg, SpecialCharacterIndices, tcgetattr, tcsetattr},
     },
-    unistd::Pid,
+    unistd::{Pid, getpgrp, setpgid, setsid, tcsetpgrp},
 };
 
 use crate::{
-    command::{BASE_ENVIRONMENT, new_session},
+    command::BASE_ENVIRONMENT,
     events::{Events, Source},
 };
 
@@ -42,7 +45,17 @@ impl Console {
     pub fn open(events: &Events) -> Self {
         let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
         let name = active.split_whitespace().last().unwrap_or("console");
-        let mut console = Self { path: format!("/dev/{name}"), tty: None, shell: None };
+        let path = format!("/dev/{name}");
+        let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).clone();
+        let tty = options.open(&path).ok();
+        if let Some(tty) = &tty {
+            let _leads_already = setsid();
+            // Blocked, or taking the terminal back from a shell would fail; children unblock everything.
+            let _always_valid = SigSet::from_iter([Signal::SIGTTOU]).thread_block();
+            // SAFETY: TIOCSCTTY takes a number, no pointer.
+            let _no_terminal = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY, 0) };
+        }
+        let mut console = Self { path, tty, shell: None };
         console.offer(events);
         console
     }
@@ -80,16 +93,17 @@ impl Console {
         }
     }
 
-    /// Opens the terminal (again: the end of a shell hangs up all who had it open) and waits for a key.
+    /// Says that there is a shell to be had, and waits for a key.
     fn offer(&mut self, events: &Events) {
-        let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).clone();
-        self.tty = options.open(&self.path).ok().filter(|tty| {
-            set_end_of_input(tty, DISABLED); // else Ctrl-D would look as if nobody were there
-            let mut writer: &File = tty;
-            let _nobody_reads = writer.write_all(PROMPT);
-            // A file or /dev/null cannot be watched: there is nobody to offer a shell to.
-            events.watch_input(tty.as_fd(), Source::Console).is_ok()
-        });
+        let Some(tty) = &mut self.tty else { return };
+        // The terminal is the init's again. Nothing is lost if it cannot be: the next shell takes it.
+        let _no_terminal = tcsetpgrp(&*tty, getpgrp());
+        set_end_of_input(tty, DISABLED); // else Ctrl-D would look as if nobody were there
+        let _nobody_reads = tty.write_all(PROMPT);
+        // A file or /dev/null cannot be watched: there is nobody to offer a shell to.
+        if events.watch_input(tty.as_fd(), Source::Console).is_err() {
+            self.tty = None;
+        }
     }
 }
 
@@ -108,7 +122,18 @@ fn start_shell(path: &str) -> io::Result<Pid> {
     command.arg0("-sh").current_dir("/root").env_clear().envs(BASE_ENVIRONMENT.iter().copied());
     command.stdin(own()?).stdout(own()?).stderr(own()?);
     // SAFETY: between fork and exec only system calls are made; there is one thread.
-    unsafe { command.pre_exec(|| new_session(true)) };
+    unsafe { command.pre_exec(foreground) };
     let pid = command.spawn()?.id();
     Ok(Pid::from_raw(i32::try_from(pid).unwrap_or(0)))
+}
+
+/// For use between fork and exec: a process group of its own, in the foreground of the terminal that is standard input,
+/// with no signal blocked (the init blocks those that it takes from its signalfd).
+fn foreground() -> io::Result<()> {
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    // Who is in the background and asks for the foreground gets SIGTTOU; blocked, it does not matter.
+    SigSet::all().thread_set_mask()?;
+    tcsetpgrp(io::stdin(), getpgrp())?;
+    SigSet::empty().thread_set_mask()?;
+    Ok(())
 }

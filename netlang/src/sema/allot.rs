@@ -436,11 +436,6 @@ impl World<'_> {
         self.lan_class.len()
     }
 
-    /// The lock's key of a link: its name behind the path of its instance, without indices.
-    pub(crate) fn link_key(&self, instance: u32, name: &str) -> String {
-        format!("{}{name}", self.instance_classes[self.class_of[instance as usize] as usize].prefix)
-    }
-
     /// The least length of a prefix for a lan of this class.
     pub(crate) fn needed_len(&self, class: usize) -> u8 {
         len_for(self.lan_class[class].highest).min(LAN_LEN)

@@ -198,9 +198,8 @@ impl World<'_> {
         let mut order: Vec<(String, Place, Vec<u32>)> = Vec::new();
         let mut ids: HashMap<String, usize> = HashMap::new();
         for (id, source) in self.link_sources.iter().enumerate() {
-            // The path without indices: `t1[3].a--b` of an instance is an element of `t1.a--b`.
-            let name = self.data.links[id].name.rsplit('.').next_back().unwrap_or_default();
-            let key = self.link_key(source.instance, name);
+            // A link's name is its path without indices: those of `t1[3]` and `t1[4]` are elements of `t1.a--b`.
+            let key = self.data.links[id].name.to_string();
             let place = self.link_place(source.instance, source.stmt);
             let at = *ids.entry(key.clone()).or_insert_with(|| {
                 order.push((key, Place::new(), Vec::new()));
