@@ -54,7 +54,7 @@ unit: ## Only the tests that start no VM and need no root
 
 test: setup build images lint ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
-	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace
+	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
 
 bench: setup release images ## Measure, and write docs/benchmarks.md
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --out docs/benchmarks.md

@@ -138,8 +138,8 @@ fn guests_of_both_hypervisors_on_one_wire_reach_each_other() {
     assert_eq!(configure(&mut uml, &settings), Vec::<String>::new());
     let shown = uml.shell("ip -o addr show lan0; ip -o link show lan0").text();
     assert!(shown.contains("lan0") && !shown.contains("10.9.0.") && !shown.contains("UP"), "{shown}");
-    let (rtt_us, error) = probe(&mut uml, &[qemu_ip], 1);
-    assert!(rtt_us == [None] && error.contains("could be sent"), "{error}");
+    // No way there is no answer from there; that it could not be sent is no error of the probe.
+    assert_eq!(probe(&mut uml, &[qemu_ip], 1), (vec![None], String::new()));
 }
 
 #[test]
