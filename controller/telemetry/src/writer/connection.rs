@@ -145,8 +145,9 @@ impl Keeper {
                 Ok(database) => {
                     self.generation += 1;
                     info!(server = server.shown, "telemetry database is connected");
-                    self.status.connected(&server.shown);
+                    // First the way, then the word: who waits for the word takes the way at once.
                     self.set(Ok(Ready { database, generation: self.generation }));
+                    self.status.connected(&server.shown);
                     let since = Instant::now();
                     let generation = self.generation;
                     tokio::select! {
