@@ -59,8 +59,9 @@ pub fn compile(source: &Source, lock: &Lock) -> Compilation {
     compile_for(source, lock, Purpose::Run)
 }
 
-/// Like [`compile`], for a network that is to be looked at: the whole language is checked, planned and proved, and
-/// what cannot be run yet is listed in [`Plan::unsupported`].
+/// Like [`compile`], for a network that is to be looked at: what cannot be run yet is no error, but is listed in
+/// [`Plan::unsupported`]. `check` lines are proved only if that list is empty, because a proof that leaves something
+/// out proves nothing.
 pub fn design(source: &Source, lock: &Lock) -> Compilation {
     compile_for(source, lock, Purpose::Design)
 }
