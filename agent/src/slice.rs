@@ -183,6 +183,8 @@ impl Slice {
         // Ids of a plan are dense: what is missing would show as a reference to nothing, which the network refuses.
         let unknown = || NetAttachment::Segment(String::new());
         match interface.attachment {
+            // Not run yet: compiling for an agent refuses it.
+            Attachment::External(_) => unknown(),
             Attachment::Segment(segment) => {
                 self.plan.segment(segment).map_or_else(unknown, |segment| NetAttachment::Segment(segment.name))
             }

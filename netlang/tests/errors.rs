@@ -57,16 +57,3 @@ fn the_example_of_errors_gives_them_all_in_one_run() {
         insta::assert_snapshot!("example_errors", text);
     });
 }
-
-#[test]
-fn a_design_with_parts_that_cannot_be_planned_yet_proves_nothing_false() {
-    let text = "lan a\nlan b\nrouter r { on a }\nrouter s { on b }\nlink r -> s\nvm x { on a }\nvm y { on b }\n\
-                check x reaches y\n";
-    let source = Source::new("p", text);
-    let result = netlang::design(&source, &Lock::default());
-    assert_eq!(result.diagnostics, []);
-    let plan = result.plan.unwrap();
-    assert_eq!(plan.unsupported().map(|u| u.what).collect::<Vec<_>>(), ["->"]);
-    assert_eq!(plan.checks().len(), 1);
-    assert!(compile(&source, &Lock::default()).diagnostics.iter().all(|d| d.code == "E0099"));
-}

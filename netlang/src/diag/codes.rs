@@ -74,6 +74,8 @@ codes! {
     BAD_PREFIX = "E0307";
     /// A link that cannot be.
     BAD_LINK = "E0401";
+    /// Fewer routers than each is to be linked to.
+    TOO_FEW_PEERS = "E0402";
     /// More ports than a bridge has.
     BRIDGE_PORTS = "E0407";
     /// Several routers, no word on which is the gateway.

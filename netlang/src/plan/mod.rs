@@ -8,12 +8,15 @@ pub(crate) mod form;
 pub(crate) mod names;
 pub(crate) mod path;
 pub(crate) mod route;
+pub(crate) mod routing;
 pub(crate) mod rows;
 mod summary;
 mod target;
 mod view;
 
 pub use fold::fold_indices;
+pub use routing::{DhcpRange, LanPolicy, LinkPolicy, OspfInterface, Protocol, SwitchKind};
+pub use rows::Relation;
 pub use summary::{GroupSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary, Totals};
 pub use target::TargetError;
 pub use view::Ports;
@@ -42,6 +45,10 @@ id! {
 id! {
     /// A router in a plan. Only good for the plan it came from.
     RouterId
+}
+id! {
+    /// An external network in a plan. Only good for the plan it came from.
+    ExternalId
 }
 id! {
     /// A link in a plan. Only good for the plan it came from.
@@ -82,6 +89,24 @@ pub enum HypervisorKind {
 pub enum RouterKind {
     /// A network namespace with static routes.
     Linux,
+    /// FRRouting.
+    Frr,
+    /// BIRD.
+    Bird,
+    /// A VM that routes.
+    Vm,
+}
+
+/// How eagerly KSM merges a VM's memory pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KsmMode {
+    /// Never.
+    Off,
+    /// As the host's regulator sees fit.
+    On,
+    /// At once, whatever it costs.
+    Aggressive,
 }
 
 /// A declared vm or group of VMs.
@@ -213,6 +238,8 @@ pub enum Attachment {
     Segment(SegmentId),
     /// A link to another router.
     Link(LinkId),
+    /// A network outside of the file.
+    External(ExternalId),
 }
 
 /// A router's interface.

@@ -25,6 +25,15 @@ pub(crate) struct Module {
     pub(crate) stmt: Option<StmtId>,
     pub(crate) decls: Vec<Decl>,
     pub(crate) table: HashMap<Symbol, u32>,
+    /// Names of images, which are apart from all others.
+    pub(crate) images: HashMap<Symbol, u32>,
+}
+
+impl Module {
+    /// The declarations among which a name of a kind is unique.
+    pub(crate) fn table_of(&self, kind: Kind) -> &HashMap<Symbol, u32> {
+        if kind == Kind::Image { &self.images } else { &self.table }
+    }
 }
 
 /// The rows that a declaration has in one instance, in the column of its kind.

@@ -57,6 +57,7 @@ impl Paths {
             if (node as usize) < routers {
                 for row in data.interfaces_of(node) {
                     match row.on {
+                        On::External(_) => {}
                         On::Segment(s) => relax(routers as u32 + s, cost + u64::from(LAN_COST), via),
                         On::Link(l) => {
                             let link = &data.links[l as usize];

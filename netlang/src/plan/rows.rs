@@ -2,8 +2,10 @@
 
 use super::form::{Form, Forms};
 use super::names::Names;
-use super::{Check, HypervisorKind, RouterKind};
+use super::routing::{BgpRow, ExternalRow, FirewallRow, LanPolicy, LinkPolicy, NatRow, OspfInterface, RuleRow, Zones};
+use super::{Check, HypervisorKind, KsmMode, RouterKind};
 use crate::address::prefix::Prefix;
+use crate::syntax::tree::StmtId;
 
 /// Everything that VMs of a kind have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -12,6 +14,11 @@ pub(crate) struct Class {
     pub(crate) image: std::sync::Arc<str>,
     pub(crate) cpu: u32,
     pub(crate) memory: Option<u64>,
+    pub(crate) ksm: Option<KsmMode>,
+    /// The console is kept.
+    pub(crate) console: bool,
+    /// A camera must be lent to the VM.
+    pub(crate) needs_camera: bool,
 }
 
 /// A group of VMs.
@@ -37,6 +44,8 @@ pub(crate) struct NicRow {
     pub(crate) segment: Form,
     /// The host number, as a function of the index.
     pub(crate) host: Form,
+    /// The guest asks for its address; the lan's server has it reserved for the MAC.
+    pub(crate) dhcp: bool,
 }
 
 /// A segment.
@@ -53,6 +62,8 @@ pub(crate) struct SegmentRow {
     pub(crate) domain: u8,
     /// Interface of the gateway.
     pub(crate) gateway: Option<u32>,
+    /// Entry of [`Data::lan_policies`].
+    pub(crate) policy: u32,
 }
 
 /// A router.
@@ -65,6 +76,14 @@ pub(crate) struct RouterRow {
     /// Its interfaces: `interfaces[first_interface..first_interface + interface_count]`.
     pub(crate) first_interface: u32,
     pub(crate) interface_count: u32,
+    /// It speaks OSPF and announces a default route.
+    pub(crate) originates_default: bool,
+    /// Entries of [`Data::bgp`] and [`Data::firewalls`].
+    pub(crate) bgp: Option<u32>,
+    pub(crate) firewall: Option<u32>,
+    /// Its rules: `nats[first_nat..first_nat + nat_count]`.
+    pub(crate) first_nat: u32,
+    pub(crate) nat_count: u32,
 }
 
 /// What an interface is on.
@@ -72,6 +91,7 @@ pub(crate) struct RouterRow {
 pub(crate) enum On {
     Segment(u32),
     Link(u32),
+    External(u32),
 }
 
 /// A router's interface.
@@ -80,12 +100,32 @@ pub(crate) struct InterfaceRow {
     pub(crate) router: u32,
     pub(crate) on: On,
     pub(crate) ip: u32,
+    /// The router on an external network that leads to the rest of the world.
+    pub(crate) gateway: Option<u32>,
+    pub(crate) ospf: Option<OspfInterface>,
+}
+
+/// What two routers with BGP are to each other over a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relation {
+    /// `--`: each tells the other its own and its customers' networks.
+    Peer,
+    /// `->`: the left one buys transit from the right one, and is told of everything.
+    Transit,
 }
 
 /// A link between two routers.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkRow {
-    pub(crate) name: Box<str>,
+    /// The name that the file gives it; links of a mesh are named after their ends.
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) stmt: StmtId,
+    /// The instance in which it is declared.
+    pub(crate) instance: u32,
+    pub(crate) relation: Relation,
+    /// Entry of [`Data::link_policies`].
+    pub(crate) policy: u32,
     pub(crate) routers: [u32; 2],
     /// The interfaces of the two ends.
     pub(crate) interfaces: [u32; 2],
@@ -130,6 +170,9 @@ impl Lists {
     }
 }
 
+/// MTU of external networks: ordinary Ethernet.
+pub(crate) const EXTERNAL_MTU: u16 = 1500;
+
 /// All columns of a plan.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Data {
@@ -143,6 +186,14 @@ pub(crate) struct Data {
     pub(crate) routers: Vec<RouterRow>,
     pub(crate) interfaces: Vec<InterfaceRow>,
     pub(crate) links: Vec<LinkRow>,
+    pub(crate) externals: Vec<ExternalRow>,
+    pub(crate) lan_policies: Vec<LanPolicy>,
+    pub(crate) link_policies: Vec<LinkPolicy>,
+    pub(crate) bgp: Vec<BgpRow>,
+    pub(crate) firewalls: Vec<FirewallRow>,
+    pub(crate) rules: Vec<RuleRow>,
+    pub(crate) nats: Vec<NatRow>,
+    pub(crate) zones: Zones,
     pub(crate) checks: Vec<Check>,
     /// What cannot be run yet: place and words.
     pub(crate) unsupported: Vec<(crate::source::Span, String)>,
@@ -168,6 +219,21 @@ impl Data {
         &self.interfaces[row.first_interface as usize..(row.first_interface + row.interface_count) as usize]
     }
 
+    /// The path of a router.
+    pub(crate) fn router_name(&self, router: u32) -> String {
+        let row = &self.routers[router as usize];
+        self.names.path(row.instance, row.decl, row.index)
+    }
+
+    /// The name of a link: the file's, or its two ends.
+    pub(crate) fn link_name(&self, link: u32) -> String {
+        let row = &self.links[link as usize];
+        match &row.name {
+            Some(name) => name.to_string(),
+            None => format!("{}--{}", self.router_name(row.routers[0]), self.router_name(row.routers[1])),
+        }
+    }
+
     /// Prefix, MTU and overlap domain of what an interface is on.
     pub(crate) fn network_of(&self, on: On) -> (Prefix, u16, u8) {
         match on {
@@ -179,6 +245,7 @@ impl Data {
                 let row = &self.links[l as usize];
                 (row.prefix, row.mtu, 0)
             }
+            On::External(e) => (self.externals[e as usize].prefix, EXTERNAL_MTU, 0),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::rows::{GroupRow, InterfaceRow, On, SegmentRow};
 use super::{
-    Attachment, Check, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Range, Route, Router,
-    RouterId, Segment, SegmentId, Unsupported, Vm, mac,
+    Attachment, Check, ExternalId, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Range, Route,
+    Router, RouterId, Segment, SegmentId, Unsupported, Vm, mac,
 };
 use crate::text::fnv32;
 use std::net::Ipv4Addr;
@@ -185,6 +185,7 @@ impl Plan {
             attachment: match row.on {
                 On::Segment(s) => Attachment::Segment(SegmentId(s)),
                 On::Link(l) => Attachment::Link(LinkId(l)),
+                On::External(e) => Attachment::External(ExternalId(e)),
             },
             mac: mac(domain, row.ip),
             ip: Ipv4Addr::from(row.ip),
@@ -213,7 +214,7 @@ impl Plan {
         };
         Link {
             id: LinkId(id),
-            name: row.name.to_string(),
+            name: self.data.link_name(id),
             a: end(0),
             b: end(1),
             prefix: row.prefix.network(),

@@ -23,6 +23,7 @@ impl Domains {
             let other = match row.on {
                 On::Segment(s) => routers as u32 + s,
                 On::Link(l) => data.links[l as usize].routers[0],
+                On::External(_) => continue,
             };
             domains.join(row.router, other);
         }

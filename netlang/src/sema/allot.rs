@@ -11,7 +11,6 @@ use crate::address::space::Space;
 use crate::diag::{Diagnostic, codes};
 use crate::plan::form::Form;
 use crate::source::Span;
-use crate::syntax::tree::StmtId;
 use crate::text::thousands;
 use hashbrown::HashMap;
 
@@ -70,7 +69,7 @@ impl World<'_> {
     }
 
     /// The indices of an instance, outermost first; plain instances have none.
-    fn place_of(&self, instance: u32) -> Place {
+    pub(crate) fn place_of(&self, instance: u32) -> Place {
         let mut place = Place::new();
         let mut at = instance;
         while at != 0 {
@@ -389,11 +388,6 @@ impl World<'_> {
         place
     }
 
-    /// Place of a link in the array of its path.
-    pub(crate) fn link_place(&self, instance: u32, _stmt: StmtId) -> Place {
-        self.place_of(instance)
-    }
-
     fn vnis(&mut self, section: &mut Section) {
         let mut space = Space::default();
         let sections = self.lock.experiments().filter_map(|e| self.lock.section(e));
@@ -456,10 +450,10 @@ fn len_for(highest: u64) -> u8 {
 /// Makes sizes at least one more than the indices.
 pub(crate) fn grow(sizes: &mut Place, place: &[u32]) {
     if sizes.is_empty() {
-        sizes.extend(place.iter().map(|p| p + 1));
+        sizes.extend(place.iter().map(|p| p.saturating_add(1)));
     } else {
         for (size, index) in sizes.iter_mut().zip(place) {
-            *size = (*size).max(index + 1);
+            *size = (*size).max(index.saturating_add(1));
         }
     }
 }

@@ -36,6 +36,21 @@ impl Clause {
         self.option_at(word).and_then(|(_, _, args)| args.first().copied())
     }
 
+    /// The type of the first argument of an option.
+    pub(crate) fn option_type(&self, word: &str) -> Option<Ty> {
+        self.property.options.iter().find(|o| o.word == word)?.args.first().map(|a| a.ty)
+    }
+
+    /// All words given for an argument that may be several.
+    pub(crate) fn args(&self, number: u8) -> impl Iterator<Item = ExprId> + '_ {
+        self.args.iter().filter(move |(n, _)| *n == number).map(|(_, e)| *e)
+    }
+
+    /// All arguments of an option.
+    pub(crate) fn option_args(&self, word: &str) -> &[ExprId] {
+        self.option_at(word).map_or(&[], |(_, _, args)| args)
+    }
+
     fn option_at(&self, word: &str) -> Option<&GivenOption> {
         self.options.iter().find(|(n, ..)| self.property.options[usize::from(*n)].word == word)
     }

@@ -286,11 +286,14 @@ impl World<'_> {
             );
         }
         let name = self.data.names.interner.name(symbol);
-        let clash = self.data.names.modules[module as usize].table.get(&symbol).copied();
+        // Images are only ever named after the word `image`, so they have names of their own: the image `web` of the
+        // VM `web` is usual.
+        let clash = self.data.names.modules[module as usize].table_of(kind).get(&symbol).copied();
         let first = match clash {
             Some(decl) => {
                 Some((self.data.names.modules[module as usize].decls[decl as usize].span, "declared here first"))
             }
+            None if kind == Kind::Image => None,
             None if module != 0 => self.data.names.modules[0].table.get(&symbol).map(|decl| {
                 (self.data.names.modules[0].decls[*decl as usize].span, "a name of the file; names are not shadowed")
             }),
@@ -307,7 +310,8 @@ impl World<'_> {
             return;
         }
         let names = &mut self.data.names.modules[module as usize];
-        names.table.insert(symbol, names.decls.len() as u32);
+        let id = names.decls.len() as u32;
+        if kind == Kind::Image { &mut names.images } else { &mut names.table }.insert(symbol, id);
         names.decls.push(Decl { symbol, kind, stmt, span, module: of });
     }
 

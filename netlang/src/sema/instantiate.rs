@@ -84,6 +84,7 @@ impl World<'_> {
                     vni: 0,
                     domain: 0,
                     gateway: None,
+                    policy: 0,
                 };
                 let base = self.data.segments.len();
                 self.data.segments.extend(indices.map(|index| SegmentRow { index, ..blank }));
@@ -99,6 +100,11 @@ impl World<'_> {
                     kind,
                     first_interface: 0,
                     interface_count: 0,
+                    originates_default: false,
+                    bgp: None,
+                    firewall: None,
+                    first_nat: 0,
+                    nat_count: 0,
                 }));
                 base
             }

@@ -12,6 +12,7 @@ mod declare;
 mod eval;
 mod instantiate;
 mod lans;
+mod links;
 mod modules;
 mod pools;
 mod refs;
@@ -134,7 +135,8 @@ pub(crate) struct World<'a> {
     attaches: Vec<routers::Attach>,
     broken_routers: HashSet<u32>,
     interface_words: Vec<ExprId>,
-    link_sources: Vec<routers::LinkSource>,
+    link_sources: Vec<links::LinkSource>,
+    link_classes: Vec<links::LinkClass>,
     link_names: HashMap<(u32, String), StmtId>,
 
     // Addresses.
@@ -177,6 +179,7 @@ impl<'a> World<'a> {
             broken_routers: HashSet::new(),
             interface_words: Vec::new(),
             link_sources: Vec::new(),
+            link_classes: Vec::new(),
             link_names: HashMap::new(),
             lan_class: Vec::new(),
             class_of_segment: Vec::new(),
@@ -263,7 +266,7 @@ impl<'a> World<'a> {
         self.data.segments.iter().all(|s| s.prefix.len() < 31)
             && self.data.interfaces.iter().all(|i| match i.on {
                 On::Link(l) => self.data.links[l as usize].prefix != none,
-                On::Segment(_) => true,
+                On::Segment(_) | On::External(_) => true,
             })
     }
 }

@@ -11,7 +11,6 @@ use crate::diag::{Diagnostic, codes};
 use crate::source::Span;
 use crate::syntax::tree::ExprId;
 use crate::vocab::{Ty, keyword};
-use hashbrown::HashMap;
 
 /// Where blocks of a kind come from.
 #[derive(Debug, Clone, Copy)]
@@ -192,45 +191,34 @@ impl World<'_> {
         self.sink.push(it.help(format!("a larger pool: `pool {kind} 10.0.0.0/8`")));
     }
 
-    /// One block for each declared link.
+    /// A block for each class of links, and each link's prefix out of it.
     fn link_prefixes(&mut self, pool: &Pool, space: &mut Space, section: &mut Section) {
         let len = pool.each.unwrap_or(31);
-        let mut order: Vec<(String, Place, Vec<u32>)> = Vec::new();
-        let mut ids: HashMap<String, usize> = HashMap::new();
-        for (id, source) in self.link_sources.iter().enumerate() {
-            // A link's name is its path without indices: those of `t1[3]` and `t1[4]` are elements of `t1.a--b`.
-            let key = self.data.links[id].name.to_string();
-            let place = self.link_place(source.instance, source.stmt);
-            let at = *ids.entry(key.clone()).or_insert_with(|| {
-                order.push((key, Place::new(), Vec::new()));
-                order.len() - 1
-            });
-            super::allot::grow(&mut order[at].1, &place);
-            order[at].2.push(id as u32);
-        }
-        for (key, sizes, links) in order {
-            let mut extents = section.get(BlockKind::Link, &key).cloned().unwrap_or_default();
-            let inside = |e: &Extent| {
-                e.len == len && e.base >= pool.prefix.first() && e.end() <= u64::from(pool.prefix.last()) + 1
-            };
-            if !extents.has_rank(sizes.len()) || !extents.0.iter().all(inside) {
+        let inside =
+            |e: &Extent| e.len == len && e.base >= pool.prefix.first() && e.end() <= u64::from(pool.prefix.last()) + 1;
+        let mut blocks: Vec<Extents> = Vec::with_capacity(self.link_classes.len());
+        for class in &self.link_classes {
+            let mut extents = section.get(BlockKind::Link, &class.key).cloned().unwrap_or_default();
+            if !extents.has_rank(class.sizes.len()) || !extents.0.iter().all(inside) {
                 extents = Extents::default();
             }
-            let room: Place = sizes.iter().map(|s| s.next_power_of_two()).collect();
-            for bounds in extents.missing(&sizes, &room) {
+            let room: Place = class.sizes.iter().map(|s| s.checked_next_power_of_two().unwrap_or(*s)).collect();
+            // A class whose links all failed has no size.
+            let missing =
+                if class.sizes.contains(&0) { Default::default() } else { extents.missing(&class.sizes, &room) };
+            for bounds in missing {
                 let Some(extent) = take(Extent { base: 0, len, bounds }, pool, space) else {
-                    let span = self.tree.head_span(self.link_sources[links[0] as usize].stmt);
-                    self.pool_empty(span, pool, "link");
+                    self.pool_empty(class.span, pool, "link");
                     return;
                 };
                 extents.0.push(extent);
             }
-            section.set(BlockKind::Link, &key, extents.clone());
-            for id in links {
-                let source = self.link_sources[id as usize];
-                if let Some(base) = extents.locate(&self.link_place(source.instance, source.stmt)) {
-                    self.data.links[id as usize].prefix = Prefix::new(base, len);
-                }
+            section.set(BlockKind::Link, &class.key, extents.clone());
+            blocks.push(extents);
+        }
+        for (link, source) in self.data.links.iter_mut().zip(&self.link_sources) {
+            if let Some(base) = blocks[source.class as usize].locate(&source.place) {
+                link.prefix = Prefix::new(base, len);
             }
         }
     }

@@ -89,6 +89,9 @@ impl World<'_> {
             image: image.unwrap_or_else(|| Arc::from(DEFAULT_IMAGE)),
             cpu: cpu.unwrap_or(1) as u32,
             memory,
+            ksm: None,
+            console: true,
+            needs_camera: false,
         };
         if let Some(id) = self.class_rows.get(&class) {
             return *id;
@@ -124,18 +127,8 @@ impl World<'_> {
             return None;
         };
         let name = self.data.names.interner.name(symbol);
-        if let Some((_, decl)) = self.data.names.find(0, name) {
-            let decl = *decl;
-            if decl.kind == Kind::Image {
-                return Some(name.into());
-            }
-            let message = format!("`{name}` is {}, not an image", decl.kind.a());
-            self.sink.push(
-                Diagnostic::error(codes::WRONG_KIND, message, span)
-                    .label("not an image")
-                    .also(decl.span, "declared here"),
-            );
-            return None;
+        if self.data.names.modules[0].images.contains_key(&symbol) {
+            return Some(name.into());
         }
         // Not declared here: a name of the image store, unless it looks like a slip of one that is declared.
         let decls = self.data.names.modules[0].decls.iter().filter(|d| d.kind == Kind::Image);
@@ -176,7 +169,7 @@ impl World<'_> {
                 continue;
             }
             if let Some((segment, first)) = self.lan_form(group, lan, index) {
-                self.data.nics.push(NicRow { group, segment, host: Form::Const(0) });
+                self.data.nics.push(NicRow { group, segment, host: Form::Const(0), dhcp: clause.has("dhcp") });
                 self.nic_sources.push(NicSource { lan, at: clause.option("at"), segment: first });
             }
         }
