@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use fleet_proto::v1::{CheckResult, Probe, ProbeResult, ProveReply};
-use netlang::{Check, CheckTarget, Expect, Plan};
+use netlang::{Check, CheckTarget, Expect, Plan, Range};
 
 /// Lines with at most so many pairs are proved pair by pair.
 const ALL_PAIRS: u64 = 1024;
@@ -22,15 +22,16 @@ pub struct Proof {
     names: BTreeMap<String, String>,
 }
 
-/// Plans the probes of a line.
-pub fn plan(plan: &Plan, check: &Check) -> Proof {
-    let sources: Vec<String> = names(plan, &check.from).map(|(name, _)| name).collect();
-    let targets: Vec<(String, Ipv4Addr)> = match &check.to {
+/// Plans the probes of a line, of which these are the senders and targets.
+pub fn plan(plan: &Plan, from: &[Range], to: &CheckTarget) -> Proof {
+    let sources: Vec<String> = names(plan, from).map(|(name, _)| name).collect();
+    let targets: Vec<(String, Ipv4Addr)> = match to {
         // A VM is reached at its first interface.
         CheckTarget::Vms(ranges) => {
             names(plan, ranges).filter_map(|(name, vm)| Some((name, vm.nics.first()?.ip))).collect()
         }
         CheckTarget::Addresses(addresses) => addresses.iter().map(|ip| (ip.to_string(), *ip)).collect(),
+        CheckTarget::External(_) => Vec::new(),
     };
     let (m, n) = (sources.len() as u64, targets.len() as u64);
     let pairs = m * n;
@@ -56,7 +57,7 @@ pub fn plan(plan: &Plan, check: &Check) -> Proof {
 }
 
 /// The VMs of ranges with their names.
-fn names<'a>(plan: &'a Plan, ranges: &'a [netlang::Range]) -> impl Iterator<Item = (String, netlang::Vm)> + 'a {
+fn names<'a>(plan: &'a Plan, ranges: &'a [Range]) -> impl Iterator<Item = (String, netlang::Vm)> + 'a {
     ranges
         .iter()
         .flat_map(move |range| range.indices().filter_map(move |index| plan.vm(range.group, index)))
@@ -64,8 +65,8 @@ fn names<'a>(plan: &'a Plan, ranges: &'a [netlang::Range]) -> impl Iterator<Item
 }
 
 /// Judges the answers.
-pub fn judge(check: &Check, proof: &Proof, reply: &ProveReply) -> CheckResult {
-    let wrong = |result: &&ProbeResult| match check.expect {
+pub fn judge(check: &Check, expect: Expect, proof: &Proof, reply: &ProveReply) -> CheckResult {
+    let wrong = |result: &&ProbeResult| match expect {
         Expect::Reaches => !result.answered,
         // A probe that could not even be sent proves nothing.
         Expect::CannotReach => result.answered || !result.error.is_empty(),
@@ -73,7 +74,7 @@ pub fn judge(check: &Check, proof: &Proof, reply: &ProveReply) -> CheckResult {
     let failed: Vec<&ProbeResult> = reply.results.iter().filter(wrong).collect();
     let tell = |result: &&ProbeResult| {
         let name = proof.names.get(&result.to).map_or("", String::as_str);
-        let what = match (&check.expect, result.error.as_str()) {
+        let what = match (expect, result.error.as_str()) {
             (_, error) if !error.is_empty() => format!("could not send: {error}"),
             (Expect::Reaches, _) => "no answer".to_owned(),
             (Expect::CannotReach, _) => format!("answered after {:.2} ms", f64::from(result.rtt_us) / 1000.0),

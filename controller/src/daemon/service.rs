@@ -164,8 +164,9 @@ impl Shared {
             Ok(plan) => plan,
             Err(status) => return drop(sender.send(Err(status)).await),
         };
-        for check in plan.checks() {
-            let proof = prove::plan(&plan, check);
+        // What packets cannot show on a running network was proved on its plan.
+        for (check, (from, to, expect)) in plan.checks().iter().filter_map(|c| Some((c, c.echoes()?))) {
+            let proof = prove::plan(&plan, from, to);
             let request = ProveRequest {
                 experiment: spec.experiment.clone(),
                 probes: proof.probes.clone(),
@@ -173,7 +174,7 @@ impl Shared {
                 attempts: PROBE_ATTEMPTS,
             };
             let result = match self.agents.client().prove(request).await {
-                Ok(reply) => Ok(prove::judge(check, &proof, reply.get_ref())),
+                Ok(reply) => Ok(prove::judge(check, expect, &proof, reply.get_ref())),
                 Err(status) => Err(status),
             };
             if sender.send(result).await.is_err() {

@@ -88,6 +88,10 @@ codes! {
     CHECK_UNREACHABLE = "E0801";
     /// A check that must not reach and does.
     CHECK_REACHABLE = "E0802";
+    /// Lans that are too far apart.
+    CHECK_DIAMETER = "E0803";
     /// A VM without a network.
     NO_NETWORK = "W0301";
+    /// An announced network of which not every AS hears.
+    AS_UNREACHED = "W0520";
 }

@@ -6,12 +6,14 @@
 //! that many errors come from one run and none of them is a consequence of another.
 
 mod allot;
+mod check_messages;
 mod checks;
 mod clause;
 mod declare;
 mod eval;
 mod instantiate;
 mod lans;
+mod link_refs;
 mod links;
 mod modules;
 mod pools;
@@ -209,6 +211,7 @@ impl<'a> World<'a> {
         self.verify();
         self.gateways();
         if !self.sink.has_errors() {
+            self.announcements();
             self.check_lines();
         } else {
             self.check_names();

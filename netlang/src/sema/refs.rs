@@ -9,6 +9,11 @@ use crate::syntax::tree::{Expr, ExprId};
 use crate::vocab::{Kind, Ty};
 
 impl World<'_> {
+    /// Whether an expression is a certain word.
+    pub(crate) fn is_word(&self, word: ExprId, text: &str) -> bool {
+        self.tree.as_name(word).is_some_and(|s| self.data.names.interner.name(s) == text)
+    }
+
     /// What a path selects; errors are reported.
     pub(crate) fn select(&mut self, env: Env, word: ExprId, what: &str) -> Option<Vec<Selected>> {
         let parts = self.path_parts(env, word, what)?;

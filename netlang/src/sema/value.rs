@@ -53,6 +53,7 @@ impl Value {
                 | (Value::PacketRate(_), Ty::PacketRate)
                 | (Value::Ratio(_), Ty::Ratio)
                 | (Value::Prefix(_), Ty::Prefix)
+                | (Value::Address(_), Ty::Address)
                 | (Value::PrefixLen(_), Ty::PrefixLen)
                 | (Value::Text(_), Ty::Text)
         )
@@ -143,6 +144,7 @@ pub(crate) fn example(ty: Ty, number: Option<i64>) -> Option<String> {
         Ty::PacketRate => with("pps", 200),
         Ty::Ratio => with("%", 1),
         Ty::Prefix => "10.0.0.0/24".into(),
+        Ty::Address => "10.0.0.7".into(),
         Ty::PrefixLen => format!("/{}", n.filter(|n| *n <= 32).unwrap_or(24)),
         Ty::Int(..) | Ty::HostNumber => "2".into(),
         Ty::Range => "10..250".into(),

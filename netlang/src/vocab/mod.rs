@@ -28,6 +28,8 @@ pub enum Ty {
     Ratio,
     /// `10.0.0.0/8`
     Prefix,
+    /// `10.0.0.7`
+    Address,
     /// `/31`
     PrefixLen,
     /// `10..250`
@@ -102,6 +104,7 @@ impl Ty {
             Ty::PacketRate => "a packet rate".into(),
             Ty::Ratio => "a ratio".into(),
             Ty::Prefix => "a prefix".into(),
+            Ty::Address => "an address".into(),
             Ty::PrefixLen => "a prefix length".into(),
             Ty::Range => "a range".into(),
             Ty::Text => "a text in quotes".into(),
