@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use netlang::{Lock, RenderOptions, Source, all_codes, compile, explain, render};
+use netlang::{Lock, RenderOptions, Source, all_codes, compile, design, explain, render};
 use std::path::{Path, PathBuf};
 
 fn cases() -> Vec<PathBuf> {
@@ -23,8 +23,10 @@ fn every_code_is_given_with_cause_and_mend() {
         let name = stem(&case);
         let source = Source::new(name.clone(), std::fs::read_to_string(&case).unwrap());
         let lock = std::fs::read_to_string(case.with_extension("lock")).unwrap_or_default();
-        let result = compile(&source, &Lock::parse(&lock).unwrap());
         let code = &name[..5];
+        // Cases may use what this version cannot run yet; that is said by one code only.
+        let check = if code == "E0099" { compile } else { design };
+        let result = check(&source, &Lock::parse(&lock).unwrap());
         let of_code = result.diagnostics.iter().filter(|d| d.code == code).count();
         let text = render(&result.diagnostics, &source, RenderOptions { color: false, width: 120 });
         assert!(of_code > 0, "{name} does not give {code}:\n{text}");

@@ -112,7 +112,8 @@ impl World<'_> {
         self.vms_among(&selected, word)
     }
 
-    fn vms_among(&mut self, selected: &[Selected], word: ExprId) -> Option<Vec<Range>> {
+    /// The VMs of what was selected; anything else is reported, and so is nothing.
+    pub(crate) fn vms_among(&mut self, selected: &[Selected], word: ExprId) -> Option<Vec<Range>> {
         if let Some(other) = selected.iter().find(|s| !matches!(s.kind, Kind::Vm | Kind::Instance)) {
             self.wrong_kind(*other, self.tree.span(word), &[Kind::Vm]);
             return None;
@@ -137,6 +138,10 @@ impl World<'_> {
         }
         let selected = self.select(env, word, "vm or router")?;
         match selected.first().map(|s| s.kind) {
+            Some(Kind::External) => {
+                self.not_yet("an external network in a check", self.tree.span(word));
+                None
+            }
             Some(Kind::Router) => {
                 let routers = self.rows_of(env, word, &[Kind::Router], "router")?;
                 let mut interfaces = Vec::new();
