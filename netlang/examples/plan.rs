@@ -1,7 +1,7 @@
 //! Checks a network file and prints its plan as JSON, with the time and the peak memory it took on stderr:
 //! `cargo run -p netlang --example plan -- FILE [LOCK]`.
 
-use netlang::{Lock, RenderOptions, Source, compile, render};
+use netlang::{Lock, RenderOptions, Source, render};
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => Lock::default(),
     };
     let start = Instant::now();
-    let compilation = compile(&source, &lock);
+    let compilation = netlang::design(&source, &lock);
     let took = start.elapsed();
     eprint!("{}", render(&compilation.diagnostics, &source, RenderOptions::default()));
     if let Some(plan) = &compilation.plan {

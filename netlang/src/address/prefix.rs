@@ -12,6 +12,9 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// All addresses: 0.0.0.0/0.
+    pub(crate) const ALL: Prefix = Prefix { address: 0, len: 0 };
+
     /// A prefix; host bits are cleared, the length is at most 32.
     pub fn new(address: u32, len: u8) -> Prefix {
         let len = len.min(32);

@@ -82,6 +82,18 @@ codes! {
     AMBIGUOUS_GATEWAY = "E0501";
     /// A gateway that is not on the lan.
     GATEWAY_ELSEWHERE = "E0502";
+    /// A gateway on an external network that cannot be.
+    BAD_UPLINK = "E0503";
+    /// Two default gateways on a router.
+    TWO_UPLINKS = "E0504";
+    /// A kind of router that cannot do what is asked.
+    KIND_CANNOT = "E0505";
+    /// OSPF on what the router is not on.
+    OSPF_ELSEWHERE = "E0509";
+    /// Translation on an external network that the router is not on.
+    NAT_ELSEWHERE = "E0511";
+    /// A translation that was given twice.
+    DUPLICATE_NAT = "E0512";
     /// More than fleet plans.
     TOO_LARGE = "E0601";
     /// A check that must reach and does not.

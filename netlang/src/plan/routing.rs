@@ -113,6 +113,16 @@ pub enum Protocol {
     Icmp,
 }
 
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Icmp => "icmp",
+        })
+    }
+}
+
 /// Ports of a rule, both ends included; empty for all.
 pub(crate) type PortList = SmallVec<[(u16, u16); 2]>;
 

@@ -87,7 +87,7 @@ pub(crate) struct RouterRow {
 }
 
 /// What an interface is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum On {
     Segment(u32),
     Link(u32),

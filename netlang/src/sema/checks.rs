@@ -192,7 +192,8 @@ impl World<'_> {
         self.vms_among(&selected, word).map(CheckSource::Vms)
     }
 
-    fn vms_among(&mut self, selected: &[Selected], word: ExprId) -> Option<Vec<Range>> {
+    /// The VMs of what was selected; anything else is reported, and so is nothing.
+    pub(crate) fn vms_among(&mut self, selected: &[Selected], word: ExprId) -> Option<Vec<Range>> {
         if let Some(other) = selected.iter().find(|s| !matches!(s.kind, Kind::Vm | Kind::Instance)) {
             self.wrong_kind(*other, self.tree.span(word), &[Kind::Vm]);
             return None;

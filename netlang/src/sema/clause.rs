@@ -74,11 +74,21 @@ impl World<'_> {
 
     /// The first clause of a word in a statement's block.
     pub(crate) fn find_clause(&self, owner: StmtId, block: &'static [Property], word: &str) -> Option<Clause> {
-        let stmt = self
-            .tree
-            .children(Some(owner))
-            .find(|s| self.tree.keyword(*s).is_some_and(|k| self.data.names.interner.name(k) == word))?;
-        self.clause(stmt, block)
+        self.clause(self.child(owner, word)?, block)
+    }
+
+    /// The first statement of a word in a statement's block.
+    pub(crate) fn child(&self, owner: StmtId, word: &str) -> Option<StmtId> {
+        self.tree.children(Some(owner)).find(|s| self.starts_with(*s, word))
+    }
+
+    /// All statements of a word in a statement's block.
+    pub(crate) fn children_of(&self, owner: StmtId, word: &str) -> SmallVec<[StmtId; 4]> {
+        self.tree.children(Some(owner)).filter(|s| self.starts_with(*s, word)).collect()
+    }
+
+    fn starts_with(&self, stmt: StmtId, word: &str) -> bool {
+        self.tree.keyword(stmt).is_some_and(|k| self.data.names.interner.name(k) == word)
     }
 
     /// Checks the words of every statement of a block against the vocabulary, before any value is known.

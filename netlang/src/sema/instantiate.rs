@@ -6,6 +6,7 @@ use crate::address::prefix::Prefix;
 use crate::diag::{Diagnostic, codes};
 use crate::plan::RouterKind;
 use crate::plan::names::{Instance, Rows};
+use crate::plan::routing::ExternalRow;
 use crate::plan::rows::{GroupRow, RouterRow, SegmentRow};
 use crate::source::Span;
 use crate::syntax::intern::Symbol;
@@ -56,6 +57,15 @@ impl World<'_> {
 
     fn rows_for(&mut self, instance: u32, decl: u32) -> Rows {
         let found = *self.data.names.decl(instance, decl);
+        if found.kind == Kind::External {
+            self.data.externals.push(ExternalRow {
+                decl,
+                host: "".into(),
+                interface: "".into(),
+                prefix: super::externals::UNKNOWN,
+            });
+            return Rows { base: self.data.externals.len() as u32 - 1, count: 1, ..Rows::default() };
+        }
         if !matches!(found.kind, Kind::Lan | Kind::Vm | Kind::Router | Kind::Instance) {
             return Rows { count: 1, ..Rows::default() };
         }

@@ -59,12 +59,18 @@ impl World<'_> {
 
     /// `None` means given but wrong.
     fn lan_prefix(&mut self, env: Env, word: ExprId) -> Option<Prefix> {
-        let Value::Prefix(prefix) = self.want(env, word, Ty::Prefix, "lan")? else { return None };
+        self.network_prefix(env, word, Kind::Lan, LONGEST_LAN)
+    }
+
+    /// The prefix of a lan or an external network; its length is at most `longest`.
+    pub(crate) fn network_prefix(&mut self, env: Env, word: ExprId, of: Kind, longest: u8) -> Option<Prefix> {
+        let what = if of == Kind::Lan { "lan" } else { "net" };
+        let Value::Prefix(prefix) = self.want(env, word, Ty::Prefix, what)? else { return None };
         let span = self.tree.span(word);
-        if prefix.len() > LONGEST_LAN || prefix.len() == 0 {
+        if prefix.len() > longest || prefix.len() == 0 {
             self.sink.push(
-                Diagnostic::error(codes::BAD_PREFIX, format!("a lan cannot have the prefix {prefix}"), span)
-                    .label(format!("lengths from /1 to /{LONGEST_LAN} can be lans")),
+                Diagnostic::error(codes::BAD_PREFIX, format!("{} cannot have the prefix {prefix}", of.a()), span)
+                    .label(format!("lengths from /1 to /{longest} can be {what}s")),
             );
             return None;
         }

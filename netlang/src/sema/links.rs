@@ -325,7 +325,7 @@ impl World<'_> {
         grow(&mut self.link_classes[common.class as usize].sizes, &place);
         let id = self.data.links.len() as u32;
         for (router, word) in routers.into_iter().zip(words) {
-            self.attaches.push(super::routers::Attach { router, on: On::Link(id), host: 0, word });
+            self.attaches.push(super::routers::Attach { router, on: On::Link(id), host: 0, word, gateway: None });
         }
         self.data.links.push(LinkRow {
             name,

@@ -6,22 +6,28 @@
 //! that many errors come from one run and none of them is a consequence of another.
 
 mod allot;
+mod bgp;
 mod check_messages;
 mod checks;
 mod clause;
 mod declare;
 mod eval;
+mod externals;
+mod firewall;
 mod instantiate;
 mod lans;
 mod link_refs;
 mod links;
 mod modules;
+mod nat;
+mod ospf;
 mod pools;
 mod refs;
 mod routers;
 mod value;
 mod verify;
 mod vms;
+mod zones;
 
 use crate::address::extents::Extents;
 use crate::address::lock::{Lock, Section};
@@ -146,6 +152,8 @@ pub(crate) struct World<'a> {
     class_of_segment: Vec<u32>,
     net_extents: Vec<Option<Extents>>,
     vni_extents: Vec<Extents>,
+
+    outside_zone: Option<crate::plan::routing::Zone>,
 }
 
 impl<'a> World<'a> {
@@ -187,6 +195,7 @@ impl<'a> World<'a> {
             class_of_segment: Vec::new(),
             net_extents: Vec::new(),
             vni_extents: Vec::new(),
+            outside_zone: None,
         }
     }
 
@@ -197,12 +206,15 @@ impl<'a> World<'a> {
             return;
         }
         self.all_values();
+        self.externals();
         self.lans();
         self.groups();
         self.routers();
         self.links();
         self.allot();
         self.interfaces();
+        self.ospf();
+        self.bgp();
         self.index_nics();
         // Addresses are only known if everything before is right.
         if self.sink.has_errors() && !self.addresses_known() {
@@ -210,6 +222,8 @@ impl<'a> World<'a> {
         }
         self.verify();
         self.gateways();
+        self.nats();
+        self.firewalls();
         if !self.sink.has_errors() {
             self.announcements();
             self.check_lines();

@@ -105,6 +105,9 @@ impl World<'_> {
         for given in self.given_prefix.iter().flatten().flatten() {
             space.take(u64::from(given.first()), u64::from(given.last()) + 1);
         }
+        for external in self.data.externals.iter().filter(|e| e.prefix != super::externals::UNKNOWN) {
+            space.take(u64::from(external.prefix.first()), u64::from(external.prefix.last()) + 1);
+        }
         for class in 0..self.lan_class_count() {
             self.class_prefixes(class, &pools.lan, &mut space, section);
         }

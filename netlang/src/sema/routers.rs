@@ -13,10 +13,12 @@ use crate::vocab::{Kind, Ty};
 pub(crate) struct Attach {
     pub(crate) router: u32,
     pub(crate) on: On,
-    /// Host number on a lan.
+    /// Host number on a lan or external network.
     pub(crate) host: u32,
     /// The word that says so.
     pub(crate) word: ExprId,
+    /// Host number of the gateway on an external network, and its word.
+    pub(crate) gateway: Option<(u32, ExprId)>,
 }
 
 impl World<'_> {
@@ -41,6 +43,7 @@ impl World<'_> {
         }
     }
 
+    /// What the file says, or frr for a router that speaks OSPF or BGP, or else the kernel with static routes.
     fn router_kind(&mut self, stmt: StmtId) -> RouterKind {
         let block = Self::block_of("router");
         let Some(ty) = block.iter().find(|p| p.word == "kind").map(|p| p.args[0].ty) else { return RouterKind::Linux };
@@ -48,45 +51,116 @@ impl World<'_> {
             [_, _, kind] => Some(kind),
             _ => self.property_of(stmt, "router", "kind").and_then(|(c, _)| c.arg(0)),
         };
-        let Some(word) = word else { return RouterKind::Linux };
-        match self.choice(word, ty, "kind") {
-            Some("linux") | None => {}
-            Some(kind) => self.not_yet(&format!("kind {kind}"), self.tree.span(word)),
+        let speaks = ["ospf", "bgp"].into_iter().find_map(|protocol| Some((protocol, self.part(stmt, protocol)?.0)));
+        let Some(word) = word else {
+            return if speaks.is_some() { RouterKind::Frr } else { RouterKind::Linux };
+        };
+        let kind = match self.choice(word, ty, "kind") {
+            Some("frr") => RouterKind::Frr,
+            Some("bird") => RouterKind::Bird,
+            Some("vm") => RouterKind::Vm,
+            Some(_) => RouterKind::Linux,
+            // A slip: the router is whatever fits the rest.
+            None => return if speaks.is_some() { RouterKind::Frr } else { RouterKind::Linux },
+        };
+        match (kind, speaks) {
+            (RouterKind::Linux, Some((protocol, block))) => {
+                let name = self.tree.words(stmt).get(1).map_or("", |w| self.tree.span(*w).text(self.text));
+                self.sink.push(
+                    Diagnostic::error(
+                        codes::KIND_CANNOT,
+                        format!("a router of the kind `linux` does not speak {}", protocol.to_uppercase()),
+                        self.tree.head_span(block),
+                    )
+                    .label("needs a routing daemon")
+                    .also(self.tree.span(word), "the kernel alone, with static routes")
+                    .help(format!("`router {name} frr`, or no kind at all")),
+                );
+            }
+            (RouterKind::Linux, None) => {}
+            _ => self.not_yet(&format!("kind {}", self.tree.span(word).text(self.text)), self.tree.span(word)),
         }
-        RouterKind::Linux
+        kind
     }
 
-    /// `on seg[*] at 1`: an interface on each of the lans.
+    /// A block such as `ospf` of a router, its own or that of `default router`, which then is the flag.
+    pub(crate) fn part(&self, stmt: StmtId, word: &str) -> Option<(StmtId, bool)> {
+        if let Some(own) = self.child(stmt, word) {
+            return Some((own, false));
+        }
+        let (_, default) = self.defaults.iter().find(|(kind, _)| *kind == "router")?;
+        Some((self.child(*default, word)?, true))
+    }
+
+    /// `on seg[*] at 1`: an interface on each of the lans. `on isp at 2 gateway 1`: one on an external network.
     fn attach(&mut self, router: u32, env: Env, stmt: StmtId, block: &'static [crate::vocab::Property]) -> Option<()> {
         let clause = self.clause(stmt, block)?;
-        let lan = clause.arg(0)?;
-        let segments = self.rows_of(env, lan, &[Kind::Lan], "lan")?;
-        if clause.has("gateway") {
-            self.not_yet("gateway of a router", self.tree.head_span(stmt));
-        }
+        let net = clause.arg(0)?;
+        let selected = self.select(env, net, "lan or external network")?;
+        let is_external = selected.first().is_some_and(|s| s.kind == Kind::External);
+        let kind = if is_external { Kind::External } else { Kind::Lan };
+        let rows = self.rows_of(env, net, &[kind], "lan")?;
         let row = self.data.routers[router as usize];
         let (host, word) = match clause.option("at") {
             Some(word) => (self.want_int(env, word, Ty::HostNumber, "at")?, word),
-            // The first router of an array takes 1, the next 2, and so on.
-            None => (1 + i64::from(row.index.unwrap_or(0)), lan),
-        };
-        for segment in segments {
-            let twice =
-                self.attaches.iter().rev().take_while(|a| a.router == router).any(|a| a.on == On::Segment(segment));
-            if twice {
+            None if is_external => {
+                let text = self.tree.span(net).text(self.text);
                 self.sink.push(
-                    Diagnostic::error(codes::REPEATED, "this router is on that lan already", self.tree.span(lan))
-                        .label("a second interface on the same lan"),
+                    Diagnostic::error(
+                        codes::MISSING,
+                        "which address has the router on the external network?",
+                        self.tree.span(net),
+                    )
+                    .label("fleet cannot know what is free outside")
+                    .help(format!("`on {text} at 2`, or any other host number of its prefix")),
                 );
                 return None;
             }
-            let host = u32::try_from(host).unwrap_or(u32::MAX);
-            self.attaches.push(Attach { router, on: On::Segment(segment), host, word });
+            // The first router of an array takes 1, the next 2, and so on.
+            None => (1 + i64::from(row.index.unwrap_or(0)), net),
+        };
+        let gateway = match clause.option("gateway") {
+            Some(word) if is_external => {
+                let number = self.want_int(env, word, Ty::HostNumber, "gateway")?;
+                Some((u32::try_from(number).unwrap_or(u32::MAX), word))
+            }
+            Some(word) => {
+                self.sink.push(
+                    Diagnostic::error(
+                        codes::BAD_UPLINK,
+                        "only on an external network a router has a gateway",
+                        self.tree.span(word),
+                    )
+                    .label("this is a lan")
+                    .help("routers of the file find their ways themselves: leave `gateway` out"),
+                );
+                return None;
+            }
+            None => None,
+        };
+        let host = u32::try_from(host).unwrap_or(u32::MAX);
+        for row in rows {
+            let on = if is_external { On::External(row) } else { On::Segment(row) };
+            let twice = self.attaches.iter().rev().take_while(|a| a.router == router).any(|a| a.on == on);
+            if twice {
+                let (what, net_word) = if is_external { ("external network", "network") } else { ("lan", "lan") };
+                self.sink.push(
+                    Diagnostic::error(
+                        codes::REPEATED,
+                        format!("this router is on that {what} already"),
+                        self.tree.span(net),
+                    )
+                    .label(format!("a second interface on the same {net_word}")),
+                );
+                return None;
+            }
+            self.attaches.push(Attach { router, on, host, word, gateway });
         }
         Some(())
     }
 
-    /// Turns attachments into interfaces, sorted by router; lans come before links, as they were added.
+    /// Turns attachments into interfaces, sorted by router; lans and external networks come before links, as they were
+    /// added.
     pub(crate) fn interfaces(&mut self) {
         let mut order: Vec<u32> = (0..self.attaches.len() as u32).collect();
         order.sort_by_key(|a| self.attaches[*a as usize].router);
@@ -117,7 +191,12 @@ impl World<'_> {
                 router: attach.router,
                 on: attach.on,
                 ip,
-                gateway: None,
+                gateway: match (attach.on, attach.gateway) {
+                    (On::External(e), Some((number, _))) => {
+                        Some(self.data.externals[e as usize].prefix.first().saturating_add(number))
+                    }
+                    _ => None,
+                },
                 ospf: None,
             });
             self.interface_words.push(attach.word);

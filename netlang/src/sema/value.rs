@@ -148,6 +148,7 @@ pub(crate) fn example(ty: Ty, number: Option<i64>) -> Option<String> {
         Ty::PrefixLen => format!("/{}", n.filter(|n| *n <= 32).unwrap_or(24)),
         Ty::Int(..) | Ty::HostNumber => "2".into(),
         Ty::Range => "10..250".into(),
+        Ty::Ports => "443".into(),
         Ty::Text => "\"text\"".into(),
         _ => return None,
     })

@@ -8,7 +8,7 @@ use crate::plan::rows::On;
 use crate::proof::Domains;
 use crate::source::Span;
 use crate::text::thousands;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 /// Ports of a Linux bridge: BR_MAX_PORTS of the kernel, less the one it cannot use.
@@ -35,6 +35,7 @@ impl World<'_> {
     pub(crate) fn verify(&mut self) {
         self.overlaps();
         self.router_hosts();
+        self.verify_externals();
         self.duplicates();
         self.bridge_ports();
     }
@@ -42,21 +43,31 @@ impl World<'_> {
     /// Prefixes must not overlap where packets could take either.
     fn overlaps(&mut self) {
         let domains = Domains::of(&self.data);
-        let mut prefixes: Vec<(u32, Prefix, Option<u32>)> = Vec::new();
+        let mut prefixes: Vec<(u32, Prefix, On)> = Vec::new();
         for (id, segment) in self.data.segments.iter().enumerate() {
-            prefixes.push((domains.of_segment(id as u32), segment.prefix, Some(id as u32)));
+            prefixes.push((domains.of_segment(id as u32), segment.prefix, On::Segment(id as u32)));
         }
-        for link in &self.data.links {
-            prefixes.push((domains.of_router(link.routers[0]), link.prefix, None));
+        for (id, link) in self.data.links.iter().enumerate() {
+            prefixes.push((domains.of_router(link.routers[0]), link.prefix, On::Link(id as u32)));
+        }
+        let mut seen = HashSet::new();
+        for attach in &self.attaches {
+            if let On::External(external) = attach.on {
+                let prefix = self.data.externals[external as usize].prefix;
+                let domain = domains.of_router(attach.router);
+                if prefix != super::externals::UNKNOWN && seen.insert((domain, external)) {
+                    prefixes.push((domain, prefix, attach.on));
+                }
+            }
         }
         prefixes.sort_by_key(|(domain, prefix, _)| (*domain, prefix.first(), prefix.len()));
-        let mut widest: Option<(u32, Prefix, Option<u32>)> = None;
+        let mut widest: Option<(u32, Prefix, On)> = None;
         for it in prefixes {
             if let Some(before) = widest
                 && before.0 == it.0
                 && before.1.overlaps(it.1)
             {
-                self.overlap(before, it);
+                self.overlap((before.1, before.2), (it.1, it.2));
             }
             if widest.is_none_or(|w| w.0 != it.0 || it.1.last() > w.1.last()) {
                 widest = Some(it);
@@ -65,30 +76,36 @@ impl World<'_> {
         self.domains();
     }
 
-    fn overlap(&mut self, before: (u32, Prefix, Option<u32>), it: (u32, Prefix, Option<u32>)) {
-        let describe = |world: &Self, id: Option<u32>| -> (String, Span, u32) {
-            match id {
-                Some(id) => {
-                    let row = world.data.segments[id as usize];
-                    // The place in the file: of an instance its own declaration.
-                    let span = match row.instance {
-                        0 => world.data.names.decl(row.instance, row.decl).span,
-                        instance => {
-                            let at = &world.data.names.instances[instance as usize];
-                            world.data.names.decl(at.parent, at.decl).span
-                        }
-                    };
-                    (world.data.names.path(row.instance, row.decl, row.index), span, id)
-                }
-                None => ("a link".to_owned(), Span::default(), u32::MAX),
+    /// Name of a network, and where the file makes it: of an instance's lans the instance's own declaration.
+    fn network_place(&self, on: On) -> (String, Span) {
+        let names = &self.data.names;
+        match on {
+            On::Segment(id) => {
+                let row = self.data.segments[id as usize];
+                let span = match row.instance {
+                    0 => names.decl(row.instance, row.decl).span,
+                    instance => {
+                        let at = &names.instances[instance as usize];
+                        names.decl(at.parent, at.decl).span
+                    }
+                };
+                (names.path(row.instance, row.decl, row.index), span)
             }
-        };
-        let (mut a, mut b) = ((describe(self, before.2), before.1), (describe(self, it.2), it.1));
+            On::Link(id) => (self.data.link_name(id), self.tree.head_span(self.data.links[id as usize].stmt)),
+            On::External(id) => {
+                let decl = self.data.externals[id as usize].decl;
+                (names.path(0, decl, None), names.decl(0, decl).span)
+            }
+        }
+    }
+
+    fn overlap(&mut self, before: (Prefix, On), it: (Prefix, On)) {
+        let (mut a, mut b) = ((self.network_place(before.1), before.0), (self.network_place(it.1), it.0));
         if a.0.1 > b.0.1 {
             std::mem::swap(&mut a, &mut b);
         }
-        let ((first_name, first_span, _), first_prefix) = a;
-        let ((name, span, _), prefix) = b;
+        let ((first_name, first_span), first_prefix) = a;
+        let ((name, span), prefix) = b;
         let relation = match (first_prefix == prefix, prefix.len() > first_prefix.len()) {
             (true, _) => "the same",
             (_, true) => "inside it",

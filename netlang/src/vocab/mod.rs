@@ -34,6 +34,8 @@ pub enum Ty {
     PrefixLen,
     /// `10..250`
     Range,
+    /// A port or a range of them: `80`, `8000..8010`
+    Ports,
     /// `"text"`
     Text,
     /// One of a few words.
@@ -107,6 +109,7 @@ impl Ty {
             Ty::Address => "an address".into(),
             Ty::PrefixLen => "a prefix length".into(),
             Ty::Range => "a range".into(),
+            Ty::Ports => "a port or a range of ports".into(),
             Ty::Text => "a text in quotes".into(),
             Ty::Choice(words) => crate::text::any_of(words.iter().copied()),
             Ty::Name(kinds) => kinds.iter().map(|k| k.a()).collect::<Vec<_>>().join(" or "),

@@ -105,11 +105,17 @@ const LAN_BLOCK: &[Property] = &[
 ];
 
 const OSPF: &[Property] = &[
-    prop("area", &[arg("number", Ty::Int(0, u32::MAX as i64))], "the area of all interfaces"),
+    prop(
+        "area",
+        &[arg("number", Ty::Int(0, u32::MAX as i64))],
+        "the area of all interfaces, or of some: `area 1 on lab`",
+    )
+    .with(&[opt("on", &[many("network", Ty::Name(&[Kind::Lan, Kind::Link]))])])
+    .many(),
     prop("passive", &[many("lan", LAN)], "announce, but do not speak there"),
     prop("originate", &[arg("what", Ty::Choice(&["default"]))], "announce a default route"),
     prop("hello", &[arg("time", Ty::Duration)], "hello interval"),
-    prop("dead", &[arg("time", Ty::Duration)], "dead interval"),
+    prop("dead", &[arg("time", Ty::Duration)], "dead interval; four times hello when left out"),
 ];
 
 const BGP: &[Property] = &[
@@ -117,16 +123,17 @@ const BGP: &[Property] = &[
     prop("originate", &[many("prefix", Ty::Prefix)], "prefixes to announce"),
 ];
 
-const RULE: &[Arg] = &[maybe("protocol", PROTOCOL), Arg { name: "port", ty: PORT, optional: true, many: true }];
+const RULE: &[Arg] = &[maybe("protocol", PROTOCOL), Arg { name: "port", ty: Ty::Ports, optional: true, many: true }];
 const RULE_ENDS: &[Opt] = &[opt("from", &[arg("where", Ty::Target)]), opt("to", &[arg("where", Ty::Target)])];
 
 const FIREWALL: &[Property] = &[
-    prop("default", &[arg("verdict", Ty::Choice(&["drop", "accept"]))], "what no rule matched"),
+    prop("default", &[arg("verdict", Ty::Choice(&["drop", "accept"]))], "what no rule matched; drop when left out"),
     prop("allow", RULE, "let through").with(RULE_ENDS).many(),
     prop("deny", RULE, "drop").with(RULE_ENDS).many(),
 ];
 
 const NETWORK: Ty = Ty::Name(&[Kind::Lan, Kind::External]);
+const EXTERNAL: Ty = Ty::Name(&[Kind::External]);
 const NAT: &[Arg] = &[
     arg("how", Ty::Choice(&["masquerade", "forward"])),
     maybe("protocol", Ty::Choice(&["tcp", "udp"])),
@@ -134,18 +141,22 @@ const NAT: &[Arg] = &[
 ];
 
 const ROUTER_BLOCK: &[Property] = &[
-    prop("on", &[arg("lan", NETWORK)], "attach to a lan")
+    prop("on", &[arg("lan", NETWORK)], "attach to a lan or an external network")
         .with(&[opt("at", &[arg("number", Ty::HostNumber)]), opt("gateway", &[arg("number", Ty::HostNumber)])])
         .many(),
-    prop("kind", &[arg("kind", Ty::Choice(&["linux", "frr", "bird", "vm"]))], "what routes: linux is static routes"),
+    prop(
+        "kind",
+        &[arg("kind", Ty::Choice(&["linux", "frr", "bird", "vm"]))],
+        "what routes: linux, with static routes, unless it speaks ospf or bgp: then frr",
+    ),
     prop("hello", &[arg("time", Ty::Duration)], "hello interval of routing protocols").later(),
     prop("ospf", &[], "speak OSPF").block(OSPF).later(),
     prop("bgp", &[], "speak BGP").block(BGP).later(),
     prop("firewall", &[], "filter what is forwarded").block(FIREWALL).later(),
     prop("nat", NAT, "translate addresses: `masquerade out NET`, `forward tcp PORT on NET to VM PORT`")
         .with(&[
-            opt("out", &[arg("net", NETWORK)]),
-            opt("on", &[arg("net", NETWORK)]),
+            opt("out", &[arg("net", EXTERNAL)]),
+            opt("on", &[arg("net", EXTERNAL)]),
             opt("to", &[arg("vm", Ty::Target), maybe("port", PORT)]),
         ])
         .many()
