@@ -10,6 +10,7 @@ mod checks;
 mod clause;
 mod declare;
 mod eval;
+mod hosts;
 mod instantiate;
 mod lans;
 mod links;

@@ -164,7 +164,7 @@ impl World<'_> {
             };
             extents.0.push(extent);
         }
-        section.set(BlockKind::Net, &path, extents.clone());
+        section.set(BlockKind::Net, &path, &extents);
         self.net_extents.push(Some(extents));
     }
 
@@ -213,7 +213,7 @@ impl World<'_> {
                 };
                 extents.0.push(extent);
             }
-            section.set(BlockKind::Link, &class.key, extents.clone());
+            section.set(BlockKind::Link, &class.key, &extents);
             blocks.push(extents);
         }
         for (link, source) in self.data.links.iter_mut().zip(&self.link_sources) {
