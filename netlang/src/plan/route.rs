@@ -92,11 +92,24 @@ impl Paths {
     }
 }
 
-/// The routes of a router to every prefix that is not on one of its interfaces, in the order of addresses.
+/// The static routes of a router, in the order of addresses: its own default to a gateway outside; and if it speaks no
+/// protocol, routes to every prefix that is not on one of its interfaces, and to the nearest gateway outside.
 pub(crate) fn static_routes(data: &Data, router: u32) -> Vec<Route> {
     let own = data.interfaces_of(router);
-    let paths = Paths::from(data, router);
     let mut routes = Vec::new();
+    let default = |via: u32| Route { to: Ipv4Addr::UNSPECIFIED, prefix_len: 0, via: Ipv4Addr::from(via) };
+    let gateway = own.iter().find_map(|i| i.gateway);
+    routes.extend(gateway.map(default));
+    if !data.is_static(router) {
+        return routes;
+    }
+    let paths = Paths::from(data, router);
+    if gateway.is_none() {
+        let outside = data.interfaces.iter().filter(|i| i.gateway.is_some());
+        let nearest = outside.filter_map(|i| paths.to_router(i.router)).min();
+        let next = nearest.and_then(|(_, via)| data.interfaces.get(via as usize));
+        routes.extend(next.map(|i| default(i.ip)));
+    }
     let mut push = |prefix: Prefix, via: u32| {
         if let Some(interface) = data.interfaces.get(via as usize) {
             routes.push(Route { to: prefix.network(), prefix_len: prefix.len(), via: Ipv4Addr::from(interface.ip) });

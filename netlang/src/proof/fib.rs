@@ -106,15 +106,6 @@ impl<'d> Forwarding<'d> {
         &self.sessions
     }
 
-    /// Whether a router speaks no protocol, and so has static routes.
-    fn is_static(&self, router: u32) -> bool {
-        self.topology.data.routers[router as usize].bgp.is_none() && !self.speaks_ospf(router)
-    }
-
-    fn speaks_ospf(&self, router: u32) -> bool {
-        self.topology.interface_ids(router).any(|i| self.topology.interface(i).ospf.is_some())
-    }
-
     /// The table for packets to an address on a network.
     pub(crate) fn table(&mut self, on: On, ip: u32) -> Rc<Fib> {
         let attached = self.topology.attached(on);
@@ -140,6 +131,7 @@ impl<'d> Forwarding<'d> {
     }
 
     fn make(&mut self, key: &Key) -> Fib {
+        let data = self.topology.data;
         let mut table = vec![Hop::None; self.topology.routers()];
         let roots: Vec<(u32, u64)> = key.attached.iter().map(|(r, _)| (*r, 0)).collect();
         for (router, _) in &roots {
@@ -147,12 +139,12 @@ impl<'d> Forwarding<'d> {
         }
         if self.has_static {
             let tree = self.topology.tree(&roots, |_, _| true);
-            self.fill(&mut table, &tree, |this, r| this.is_static(r));
+            self.fill(&mut table, &tree, |r| data.is_static(r));
         }
         if self.has_ospf && !key.external {
             let announced: Vec<(u32, u32)> = key.attached.iter().filter_map(|(r, a)| Some((*r, (*a)?))).collect();
             let tree = ospf::tree(&self.topology, &announced);
-            self.fill(&mut table, &tree, Self::speaks_ospf);
+            self.fill(&mut table, &tree, |r| data.speaks_ospf(r));
         }
         for id in &key.announced {
             self.fill_bgp(&mut table, *id);
@@ -166,9 +158,9 @@ impl<'d> Forwarding<'d> {
         table
     }
 
-    fn fill(&self, table: &mut Fib, tree: &Tree, takes: impl Fn(&Self, u32) -> bool) {
+    fn fill(&self, table: &mut Fib, tree: &Tree, takes: impl Fn(u32) -> bool) {
         for (router, (out, far)) in tree.hop.iter().enumerate() {
-            if *out != NONE && table[router] == Hop::None && takes(self, router as u32) {
+            if *out != NONE && table[router] == Hop::None && takes(router as u32) {
                 table[router] = Hop::Via { out: *out, far: *far };
             }
         }
@@ -238,7 +230,7 @@ impl<'d> Forwarding<'d> {
         }
         if self.has_static && !gateways.is_empty() {
             let tree = self.topology.tree(&gateways, |_, _| true);
-            self.fill(&mut table, &tree, |this, r| this.is_static(r));
+            self.fill(&mut table, &tree, |r| data.is_static(r));
         }
         let mut announced = Vec::new();
         for router in (0..data.routers.len() as u32).filter(|r| data.routers[*r as usize].originates_default) {
@@ -250,7 +242,7 @@ impl<'d> Forwarding<'d> {
         }
         if !announced.is_empty() {
             let tree = ospf::tree(&self.topology, &announced);
-            self.fill(&mut table, &tree, Self::speaks_ospf);
+            self.fill(&mut table, &tree, |r| data.speaks_ospf(r));
         }
         let table = Rc::new(table);
         self.defaults = Some(table.clone());

@@ -157,22 +157,33 @@ impl<'d> Classes<'d> {
     fn candidates(&self, group: u32, range: &Range) -> Vec<u32> {
         let row = &self.data.groups[group as usize];
         let nics = row.first_nic..row.first_nic + u32::from(row.nic_count);
-        let plain = nics.clone().all(|nic| {
-            let it = &self.data.nics[nic as usize];
-            match it.segment {
-                Form::Const(segment) => {
-                    let prefix = self.data.segments[segment as usize].prefix;
-                    self.cuts.is_uniform(prefix.first(), prefix.last())
+        let uniform = |segment: u32| {
+            let prefix = self.data.segments[segment as usize].prefix;
+            self.cuts.is_uniform(prefix.first(), prefix.last())
+        };
+        let (forms, indices) = (&self.data.forms, range.indices());
+        if let [nic] = &self.data.nics[nics.start as usize..nics.end as usize] {
+            // Lan by lan: two are enough of one on which no firewall tells addresses apart.
+            let mut found = Vec::new();
+            for segment in forms.values(nic.segment, &indices) {
+                let on_it = forms.runs(nic.segment, &indices, segment).flatten();
+                match uniform(segment) {
+                    true => found.extend(on_it.take(2)),
+                    false => found.extend(on_it),
                 }
-                _ => false,
             }
+            return found;
+        }
+        let plain = nics.clone().all(|nic| match self.data.nics[nic as usize].segment {
+            Form::Const(segment) => uniform(segment),
+            _ => false,
         });
         if plain {
-            return range.indices().take(2).collect();
+            return indices.take(2).collect();
         }
         let mut seen: HashMap<SmallVec<[(u32, u64); 2]>, u8> = HashMap::new();
         let mut found = Vec::new();
-        for index in range.indices() {
+        for index in indices {
             let key = nics
                 .clone()
                 .filter_map(|n| self.data.nic_at(n, index))
@@ -212,9 +223,8 @@ impl<'d> Classes<'d> {
         let mut nics = self.data.segment_nics.of(segment).iter();
         interfaces.into_iter().any(|i| self.data.interfaces[*i as usize].ip == ip)
             || nics.any(|nic| {
-                let group = &self.data.groups[self.data.nics[*nic as usize].group as usize];
-                let all = group.first..group.first + group.count;
-                all.into_iter().any(|i| self.data.nic_at(*nic, i) == Some((segment, ip)))
+                let on_it = self.data.indices_on(*nic, segment).flatten();
+                on_it.into_iter().any(|i| self.data.nic_at(*nic, i) == Some((segment, ip)))
             })
     }
 

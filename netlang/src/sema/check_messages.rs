@@ -159,7 +159,7 @@ impl World<'_> {
             Loss::NoRoute { router } => it
                 .also(self.router_span(router), "no route leads on from here")
                 .note(self.lost_path(found, "no route from here"))
-                .help(self.route_help(router)),
+                .help(self.route_help(found, router)),
             Loss::Dropped { router, rule } => {
                 let firewall = self.data.routers[router as usize].firewall;
                 let name = self.data.router_name(router);
@@ -180,7 +180,7 @@ impl World<'_> {
             Loss::Left { router, external } => it
                 .also(self.router_span(router), "the default route of this router leads outside")
                 .note(self.lost_path(found, &format!("leaves by {}", self.external_name(external))))
-                .help(self.route_help(router)),
+                .help(self.route_help(found, router)),
             Loss::Loop { router } => it
                 .also(self.router_span(router), "one of the routers on the circle")
                 .note(self.lost_path(found, "comes here again and again")),
@@ -198,10 +198,15 @@ impl World<'_> {
     }
 
     /// How a router comes to know more.
-    fn route_help(&self, router: u32) -> String {
+    fn route_help(&self, found: &Counterexample, router: u32) -> String {
+        if let Some(Goal::External(external)) = found.to
+            && self.data.speaks_ospf(router)
+        {
+            let name = self.external_name(external);
+            return format!("`ospf {{ originate default }}` in the router that has `on {name} … gateway …`");
+        }
         let row = &self.data.routers[router as usize];
-        let ospf = self.data.interfaces_of(router).iter().any(|i| i.ospf.is_some());
-        match (row.bgp.is_some(), ospf) {
+        match (row.bgp.is_some(), self.data.speaks_ospf(router)) {
             (true, _) => {
                 "it knows what its BGP neighbours tell it: add a link, or `originate` where the lan is".to_owned()
             }
