@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 
 
 /// Words that can follow a name in a statement, or are operators: as names they would be read as that.
-const RESERVED: &[&str] =
-    &["as", "at", "cannot", "dhcp", "div", "each", "from", "gateway", "in", "mesh", "mod", "of", "out", "outside", "reaches", "to"];
+const RESERVED: &[&str] = &["as", "at", "div", "each", "in", "mesh", "mod", "of", "outside"];
 /// Longest name that is made; longer ones are cut, since a hostname has at most 63 characters.
 const LONGEST: usize = 56;
 
@@ -21,7 +20,7 @@ impl Names {
     pub(crate) fn free(&mut self, wanted: &str) -> String {
         let base = valid(wanted);
         let mut name = base.clone();
-        let mut number = 2u64;
+        let mut number = if is_allowed(&base) { 2u64 } else { 1 };
         while !is_allowed(&name) || self.taken.contains(&name) {
             name = format!("{base}_{number}");
             number += 1;
@@ -30,14 +29,15 @@ impl Names {
         name
     }
 
-    /// Whether a name can be taken as it is.
-    pub(crate) fn is_free(&self, name: &str) -> bool {
-        is_allowed(name) && name == valid(name) && !self.taken.contains(name)
+    /// Whether [`Names::free`] needs no number for a name.
+    pub(crate) fn is_free(&self, wanted: &str) -> bool {
+        let name = valid(wanted);
+        is_allowed(&name) && !self.taken.contains(&name)
     }
 
     /// Takes a name as it is; `false` if that cannot be.
     pub(crate) fn take(&mut self, name: &str) -> bool {
-        self.is_free(name) && self.taken.insert(name.to_owned())
+        name == valid(name) && self.is_free(name) && self.taken.insert(name.to_owned())
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(names.free("_é"), "n__");
         assert_eq!(names.free(""), "n");
         for keyword in KEYWORDS {
-            assert_eq!(names.free(keyword.word), format!("{}_2", keyword.word));
+            assert_eq!(names.free(keyword.word), format!("{}_1", keyword.word));
         }
     }
 }

@@ -18,15 +18,22 @@ pub(super) fn top_level(key: &str, line: usize, notes: &mut Notes) {
 /// Notes on the fields of nodes, each once.
 pub(super) fn of_nodes(topology: &Topology, roles: &[Role], notes: &mut Notes) {
     for (node, role) in topology.nodes.iter().zip(roles) {
+        let is_router = match role {
+            Role::Vm => false,
+            Role::Router { device: false, .. } => true,
+            // Of these nothing is read, as was said where they got their role; bridges have nothing to lose.
+            Role::Router { device: true, .. } | Role::Bridge | Role::Host => continue,
+        };
         for field in &node.fields {
-            if let Some(why) = reason(&field.text, *role) {
-                notes.fold(field.line, NoteKind::LeftOut, &format!("`{}`", field.text), &node.name, why);
+            if let Some((subject, why)) = reason(&field.text, is_router) {
+                let subject = if subject.is_empty() { format!("`{}`", field.text) } else { subject.to_owned() };
+                notes.fold(field.line, NoteKind::LeftOut, &subject, &node.name, why);
             }
         }
         for line in &node.setup.left {
-            let why = match role {
-                Role::Vm => "commands are not run at the start; put them into the image, or run them with `fleet exec`",
-                _ => "a router runs no commands",
+            let why = match is_router {
+                false => "they are not run at the start; put them into the image, or run them with `fleet exec`",
+                true => "a router runs no commands",
             };
             notes.fold(*line, NoteKind::LeftOut, "commands of `exec`", &node.name, why);
         }
@@ -40,30 +47,30 @@ pub(super) fn of_nodes(topology: &Topology, roles: &[Role], notes: &mut Notes) {
     }
 }
 
-/// Why a field is left out; `None` if nothing is lost by it.
-fn reason(field: &str, role: Role) -> Option<&'static str> {
-    let configured = matches!(role, Role::Router { .. });
+/// Why a field is left out, and what fields with that reason are called together; `None` if nothing is lost by it.
+fn reason(field: &str, is_router: bool) -> Option<(&'static str, &'static str)> {
+    const ROUTING: &str = "files are not read; what the router speaks stands in its block: `ospf { area 0 }`, \
+                           `bgp { asn 65001 }`";
+    const MANAGEMENT: &str = "there is no such network; `fleet exec` and `fleet console` reach guests without one";
     Some(match field {
-        // Only how a picture of the topology looks, or how containers are started.
-        "position" | "graph-icon" | "image-pull-policy" | "runtime" | "auto-remove" | "restart-policy" => return None,
-        "suppress-startup-config" | "enforce-startup-config" | "type" | "license" if configured => return None,
-        "startup-config" | "config" | "extras" if configured => {
-            "what the router speaks stands in its block: `ospf { area 0 }`, `bgp { asn 65001 }`"
+        // Only how a picture of the topology looks, or how containers are fetched and started again.
+        "position" | "graph-icon" | "image-pull-policy" | "runtime" | "auto-remove" | "restart-policy" | "type" => {
+            return None;
         }
-        "binds" if configured => {
-            "files of this host are not read; what the router speaks stands in its block: `ospf { area 0 }`, \
-             `bgp { asn 65001 }`"
-        }
-        "binds" => "files of this host are not seen in a VM; put them into its image",
-        "cmd" | "entrypoint" | "env" | "env-files" | "user" if !configured => "the image says what runs in a VM, and how",
-        "ports" | "publish" => "no port of this host leads to a VM; `fleet exec` and `fleet console` reach it",
-        "labels" => "there are no labels",
+        "startup-config" | "config" | "extras" | "binds" if is_router => ("the routing configuration", ROUTING),
+        "cmd" | "entrypoint" | "env" | "env-files" | "user" if is_router => ("", "a router runs no commands"),
+        "binds" => ("", "files of this host are not seen in a VM; put them into its image"),
+        "cmd" | "entrypoint" | "env" | "env-files" | "user" => ("", "the image says what runs in a VM, and how"),
+        "ports" | "publish" => ("", "no port of this host leads to a guest; `fleet exec` and `fleet console` reach it"),
+        "labels" => ("", "there are no labels"),
         "mgmt-ipv4" | "mgmt-ipv6" | "mgmt_ipv4" | "mgmt_ipv6" | "network-mode" | "dns" | "aliases" => {
-            "there is no management network; `fleet exec` and `fleet console` reach guests without one"
+            ("settings of the management network", MANAGEMENT)
         }
-        "stages" | "wait-for" | "startup-delay" | "healthcheck" => "VMs start side by side, and `fleet up` waits for all",
-        "sysctls" => "kernel settings belong into the image",
-        "license" | "startup-config" | "config" => "configurations are not read; put them into the image",
-        _ => "there is no such property",
+        "stages" | "wait-for" | "startup-delay" | "healthcheck" => {
+            ("the order of starting", "VMs start side by side, and `fleet up` waits for all")
+        }
+        "sysctls" => ("", "kernel settings belong into the image"),
+        "startup-config" | "config" | "license" => ("", "configurations are not read; put them into the image"),
+        _ => ("", "there is no such property"),
     })
 }

@@ -28,7 +28,7 @@ pub(super) fn declare(topology: &Topology, network: &mut Network, notes: &mut No
         }
         let at = *known.entry(file.clone()).or_insert_with(|| {
             let (name, tag) = split(&file);
-            let name = if names.take(name) { name.to_owned() } else { names.free(&with_tag(&names, name, tag)) };
+            let name = names.free(&with_tag(&names, name, tag));
             images.push(Image { name, file });
             images.len() - 1
         });

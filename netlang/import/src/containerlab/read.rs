@@ -208,12 +208,12 @@ fn link(yaml: &Yaml, item: Id, notes: &mut Notes) -> Option<Link> {
         notes.add(line, NoteKind::LeftOut, "a link", "it is no map with `endpoints`");
         return None;
     }
-    for (key, id, _) in yaml.entries(item) {
-        if !LINK_FIELDS.contains(&key) {
-            let why = "links have `delay`, `rate` and `loss` in the language, but containerlab has no such fields";
-            let why = if matches!(key, "labels") { "there are no labels" } else { why };
-            notes.fold(yaml.line(id), NoteKind::LeftOut, "fields of links", key, why);
-        }
+    for (key, id, _) in yaml.entries(item).into_iter().filter(|(key, ..)| !LINK_FIELDS.contains(key)) {
+        let why = match key {
+            "delay" | "jitter" | "loss" | "rate" => "containerlab has no such field; write it into the link's block",
+            _ => "there is no such property",
+        };
+        notes.fold(yaml.line(id), NoteKind::LeftOut, &format!("`{key}`"), "links", why);
     }
     let kind = word(item, "type").map(|word| word.text);
     let interface = word(item, "host-interface").map(|word| word.text);
@@ -251,10 +251,9 @@ fn link(yaml: &Yaml, item: Id, notes: &mut Notes) -> Option<Link> {
     {
         found.kind = LinkKind::Macvlan(found.ends.remove(at).interface);
     }
-    if let Some(vars) = vars {
-        for (key, id, _) in yaml.entries(vars).into_iter().filter(|(key, ..)| *key != "ipv4") {
-            notes.fold(yaml.line(id), NoteKind::LeftOut, "`vars` of links", key, "they are for templates of containerlab");
-        }
+    let others = vars.map(|vars| yaml.entries(vars)).unwrap_or_default();
+    if let Some((_, id, _)) = others.into_iter().find(|(key, ..)| *key != "ipv4") {
+        notes.fold(yaml.line(id), NoteKind::LeftOut, "`vars`", "links", "only `ipv4` means something here");
     }
     Some(found)
 }

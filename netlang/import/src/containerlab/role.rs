@@ -14,8 +14,8 @@ use crate::note::{NoteKind, Notes};
 pub(super) enum Role {
     /// `vm`
     Vm,
-    /// `router NAME KIND`; `linux` is not written.
-    Router { kind: &'static str },
+    /// `router NAME KIND`; `linux` is not written. A device has a system of its own, of which nothing is read.
+    Router { kind: &'static str, device: bool },
     /// `lan`
     Bridge,
     /// The host itself: nothing.
@@ -65,8 +65,8 @@ fn role(node: &Node, forwards: bool, notes: &mut Notes) -> Role {
     match kind {
         "bridge" | "ovs-bridge" => return Role::Bridge,
         "host" => return Role::Host,
-        "frr" => return Role::Router { kind: "frr" },
-        "bird" => return Role::Router { kind: "bird" },
+        "frr" => return Role::Router { kind: "frr", device: false },
+        "bird" => return Role::Router { kind: "bird", device: false },
         "linux" => {}
         _ if END_SYSTEMS.contains(&kind) => {
             let why = "it becomes a VM; its image has to be one that fleet can boot";
@@ -74,20 +74,20 @@ fn role(node: &Node, forwards: bool, notes: &mut Notes) -> Role {
             return Role::Vm;
         }
         _ => {
-            let why = "it becomes a router with static routes; its configuration is not read. If it only switches, make \
-                       it a lan";
+            let why = "it becomes a router with static routes; nothing else of it is read. If it only switches, make it \
+                       a lan";
             notes.fold(node.line, NoteKind::Changed, &format!("kind `{kind}`"), &node.name, why);
-            return Role::Router { kind: "linux" };
+            return Role::Router { kind: "linux", device: true };
         }
     }
     let image = node.image.as_ref().map_or("", |image| image.text.as_str());
     if let Some(kind) = routing_image(image) {
-        return Role::Router { kind };
+        return Role::Router { kind, device: false };
     }
     if forwards {
-        let why = "it forwards packets between its links, and becomes a router";
+        let why = "it forwards what others send to it, and becomes a router";
         notes.fold(node.line, NoteKind::Changed, "", &node.name, why);
-        return Role::Router { kind: "linux" };
+        return Role::Router { kind: "linux", device: false };
     }
     Role::Vm
 }

@@ -93,7 +93,7 @@ impl Shape<'_, '_> {
                 continue;
             }
             let router = match roles[at] {
-                Role::Router { kind } => Some(kind),
+                Role::Router { kind, .. } => Some(kind),
                 _ => None,
             };
             let host = self.network.hosts.len();
@@ -343,7 +343,7 @@ impl Shape<'_, '_> {
     fn unlinked(&mut self) {
         for host in self.network.hosts.iter().filter(|host| host.router.is_none() && host.ports.is_empty()) {
             let node = &self.topology.nodes[host.node];
-            let why = "on no lan: it had only the management network. `on LAN` in its block attaches it";
+            let why = "on no lan, so nothing can reach it: `on LAN` in its block attaches it";
             self.notes.fold(node.line, NoteKind::Advice, "", &host.name, why);
         }
     }
