@@ -7,6 +7,7 @@ mod down;
 mod failure;
 mod guest;
 mod image;
+mod import;
 mod output;
 mod plan;
 mod progress;
@@ -84,6 +85,8 @@ enum Command {
     Check(plan::CheckArgs),
     /// Format network files
     Fmt(plan::FmtArgs),
+    /// Turn a topology of another program into a network file
+    Import(import::ImportArgs),
     /// Explain an error code
     Explain(plan::ExplainArgs),
     /// Run a command in guests
@@ -180,6 +183,7 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
     match cli.command {
         Command::Check(args) => plan::check(&context, &args),
         Command::Fmt(args) => plan::fmt(&context, &args),
+        Command::Import(args) => import::import(&context, &args),
         Command::Explain(args) => plan::explain(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Image(args) => image::image(&context, &args),
@@ -216,6 +220,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Controller(ControllerArgs { verb: ControllerVerb::Stop, .. }) => connect::stop(context).await,
         Command::Check(_)
         | Command::Fmt(_)
+        | Command::Import(_)
         | Command::Explain(_)
         | Command::Completions(_)
         | Command::Image(_)

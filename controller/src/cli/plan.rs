@@ -245,7 +245,7 @@ pub fn fmt(context: &Context, args: &FmtArgs) -> Result<Exit, Failure> {
 }
 
 /// Writes a file whole or not at all.
-fn replace(file: &Path, text: &str) -> Result<(), Failure> {
+pub fn replace(file: &Path, text: &str) -> Result<(), Failure> {
     let new = file.with_extension("fleet.new");
     std::fs::write(&new, text)
         .and_then(|()| std::fs::rename(&new, file))
