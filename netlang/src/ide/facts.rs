@@ -5,7 +5,7 @@ use super::Analysis;
 use super::scope::{DeclId, decl};
 use super::uses::Use;
 use crate::plan::path::{Selected, parts};
-use crate::plan::rows::{Data, On};
+use crate::plan::rows::{Data, LinkRow, On};
 use crate::plan::{GroupId, Plan, SegmentId, mac};
 use crate::syntax::tree::Expr;
 use crate::text::thousands;
@@ -32,6 +32,10 @@ impl Analysis {
             Kind::Router => elements(data, &selected).flat_map(|row| router(data, row)).take(MAX_LINES).collect(),
             Kind::Vm => selected.iter().filter(|s| s.count > 0).flat_map(|s| vms(plan, s)).take(MAX_LINES).collect(),
             Kind::Link => self.links(data, id),
+            Kind::External => {
+                let of = data.externals.iter().filter(|e| e.decl == id.decl);
+                of.map(|e| format!("{} on interface `{}` of host `{}`", e.prefix, e.interface, e.host)).collect()
+            }
             Kind::Instance => {
                 let vms: u64 = data.vms_of(&selected).iter().map(|r| u64::from(r.count)).sum();
                 vec![format!("{} VMs", thousands(vms))]
@@ -109,23 +113,18 @@ impl Analysis {
     }
 
     fn links(&self, data: &Data, id: DeclId) -> Vec<String> {
-        let names = self.names();
-        let of = (0u32..).zip(&names.instances).filter(|(_, i)| i.module == id.module);
-        let mut paths: Vec<String> = of.map(|(instance, _)| names.plain_path(instance, id.decl)).collect();
-        paths.dedup();
-        let named = |name: &str| paths.iter().any(|p| name.strip_prefix(p.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('[')));
-        let links = data.links.iter().filter(|l| named(&l.name));
-        let end = |link: &crate::plan::rows::LinkRow, end: usize| {
-            let ip = data.interfaces.get(link.interfaces[end] as usize).map_or(0, |i| i.ip);
-            let router = data.routers.get(link.routers[end] as usize);
-            let name = router.map_or_else(String::new, |r| names.path(r.instance, r.decl, r.index));
-            format!("`{name}` {}", Ipv4Addr::from(ip))
-        };
-        let line = |l: &crate::plan::rows::LinkRow| {
-            format!("{}: {} to {}, cost {}", l.prefix, end(l, 0), end(l, 1), l.cost)
-        };
-        links.map(line).take(MAX_LINES).collect()
+        let Some(it) = decl(self.names(), id) else { return Vec::new() };
+        let links = (0u32..).zip(&data.links).filter(|(_, l)| l.stmt == it.stmt);
+        links.map(|(number, row)| link(data, number, row)).take(MAX_LINES).collect()
     }
+}
+
+fn link(data: &Data, number: u32, row: &LinkRow) -> String {
+    let end = |end: usize| {
+        let ip = data.interfaces.get(row.interfaces[end] as usize).map_or(0, |i| i.ip);
+        format!("`{}` {}", data.router_name(row.routers[end]), Ipv4Addr::from(ip))
+    };
+    format!("`{}`: {}, {} to {}, cost {}", data.link_name(number), row.prefix, end(0), end(1), row.cost)
 }
 
 /// The rows of selected elements that have one each.
@@ -148,17 +147,17 @@ fn router(data: &Data, row: u32) -> Vec<String> {
     let name = data.names.path(it.instance, it.decl, it.index);
     let line = |(number, i): (usize, &crate::plan::rows::InterfaceRow)| {
         let (prefix, mtu, domain) = data.network_of(i.on);
-        let on = if let On::Segment(s) = i.on {
-            data.segments.get(s as usize).map(|s| data.names.path(s.instance, s.decl, s.index))
-        } else if let On::Link(l) = i.on {
-            data.links.get(l as usize).map(|l| l.name.to_string())
-        } else {
-            None
+        let on = match i.on {
+            On::Segment(s) => data.segments.get(s as usize).map(|s| data.names.path(s.instance, s.decl, s.index)),
+            On::Link(l) => Some(data.link_name(l)),
+            On::External(e) => data.externals.get(e as usize).map(|e| data.names.path(0, e.decl, None)),
         };
         let (ip, mac) = (Ipv4Addr::from(i.ip), mac_text(mac(domain, i.ip)));
-        format!("`{name}` eth{number}: {ip}/{} on `{}`, MAC {mac}, MTU {mtu}", prefix.len(), on.unwrap_or_default())
+        let ospf = i.ospf.map_or_else(String::new, |o| format!(", OSPF area {}", o.area));
+        format!("`{name}` eth{number}: {ip}/{} on `{}`, MAC {mac}, MTU {mtu}{ospf}", prefix.len(), on.unwrap_or_default())
     };
-    data.interfaces_of(row).iter().enumerate().map(line).collect()
+    let bgp = it.bgp.and_then(|b| data.bgp.get(b as usize)).map(|b| format!("`{name}`: AS {}", b.asn));
+    bgp.into_iter().chain(data.interfaces_of(row).iter().enumerate().map(line)).collect()
 }
 
 /// The addresses of some VMs of a group, a line for each NIC.
