@@ -12,6 +12,7 @@
 
 mod address;
 mod diag;
+pub mod ide;
 mod plan;
 mod proof;
 mod sema;

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use netlang::ide::{Analysis, Position};
 use netlang::{Lock, RenderOptions, Source, compile, design, format, render};
 use proptest::prelude::*;
 
@@ -88,6 +89,49 @@ proptest! {
         }
         if let Ok(once) = format(&source.text) {
             prop_assert_eq!(format(&once), Ok(once));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_editor_is_answered_anywhere_in_a_broken_file(
+        file in any::<proptest::sample::Index>(),
+        mutations in proptest::collection::vec(mutation(), 0..6),
+        places in proptest::collection::vec(any::<proptest::sample::Index>(), 12),
+        name in "[a-z_]{1,4}",
+    ) {
+        let text = mutations.iter().fold(file.get(&FILES).clone(), |text, mutation| mutate(&text, mutation));
+        let it = Analysis::new(Source::new("p", text.clone()), &Lock::default());
+        for symbol in it.symbols() {
+            prop_assert!(symbol.span.end as usize <= text.len());
+        }
+        it.folds();
+        it.fixes();
+        for place in places {
+            // Any byte, even within a character, and the first one behind the end.
+            let offset = place.index(text.len() + 2) as u32;
+            let position = it.positions().position(&text, offset);
+            prop_assert!(it.positions().offset(&text, position) <= offset);
+            it.positions().offset(&text, Position { line: position.line, column: u32::MAX });
+            for completion in it.complete(offset) {
+                prop_assert!(!completion.label.is_empty());
+                prop_assert!(text.get(completion.span.start as usize..completion.span.end as usize).is_some());
+            }
+            it.hover(offset);
+            let references = it.references(offset, true);
+            if let Some(definition) = it.definition(offset) {
+                prop_assert!(references.contains(&definition));
+                for reference in &references {
+                    prop_assert_eq!(reference.text(&text), definition.text(&text));
+                }
+            }
+            it.renamable(offset);
+            if let Ok(edits) = it.rename(offset, &name) {
+                prop_assert_eq!(edits.len(), references.len());
+            }
         }
     }
 }

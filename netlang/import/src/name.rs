@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-
-
 /// Words that can follow a name in a statement, or are operators: as names they would be read as that.
 const RESERVED: &[&str] = &["as", "at", "div", "each", "in", "mesh", "mod", "of", "outside"];
 /// Longest name that is made; longer ones are cut, since a hostname has at most 63 characters.

@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn aliases_and_merges_are_followed_and_own_keys_win() {
-        let text = "base: &b { image: x, cpu: 1 }\nother: &o { cpu: 3, mem: 4 }\nnode:\n  <<: [*b, *o]\n  cpu: 2\nsame: *b\n";
+        let text =
+            "base: &b { image: x, cpu: 1 }\nother: &o { cpu: 3, mem: 4 }\nnode:\n  <<: [*b, *o]\n  cpu: 2\nsame: *b\n";
         let yaml = Yaml::parse(text).unwrap();
         let node = yaml.get(yaml.root(), "node").unwrap();
         let value = |map, key| yaml.get(map, key).and_then(|id| yaml.text(id)).map(Cow::into_owned);

@@ -19,14 +19,14 @@ mod instantiate;
 mod lans;
 mod link_refs;
 mod links;
-mod modules;
+pub(crate) mod modules;
 mod nat;
 mod nics;
 mod ospf;
 mod pools;
 mod refs;
 mod routers;
-mod value;
+pub(crate) mod value;
 mod verify;
 mod vms;
 mod zones;
@@ -43,6 +43,7 @@ use crate::syntax::parser::parse;
 use crate::syntax::tree::{ExprId, StmtId, Tree};
 use hashbrown::{HashMap, HashSet};
 use std::sync::Arc;
+use value::Value;
 
 /// What came of compiling a file.
 #[derive(Debug, Clone)]
@@ -84,11 +85,30 @@ enum Purpose {
 }
 
 fn compile_for(source: &Source, lock: &Lock, purpose: Purpose) -> Compilation {
+    parts(source, lock, purpose).compilation
+}
+
+/// A compilation with what it came from, which is there even if the file has errors: for editors.
+pub(crate) struct Parts {
+    pub(crate) tree: Tree,
+    pub(crate) data: Arc<Data>,
+    /// Values of `let`s and parameters: by instance and declaration.
+    pub(crate) values: HashMap<(u32, u32), Value>,
+    pub(crate) compilation: Compilation,
+}
+
+/// Like [`design`], with all parts.
+pub(crate) fn design_parts(source: &Source, lock: &Lock) -> Parts {
+    parts(source, lock, Purpose::Design)
+}
+
+fn parts(source: &Source, lock: &Lock, purpose: Purpose) -> Parts {
     let mut sink = Sink::default();
     if u32::try_from(source.text.len()).is_err() {
         let span = crate::source::Span::default();
         sink.push(Diagnostic::error(crate::diag::codes::TOO_LARGE, "the file is larger than 4 GiB", span));
-        return Compilation { diagnostics: sink.finish(""), plan: None, lock: lock.clone() };
+        let compilation = Compilation { diagnostics: sink.finish(""), plan: None, lock: lock.clone() };
+        return Parts { tree: Tree::default(), data: Arc::default(), values: HashMap::new(), compilation };
     }
     let mut tree = parse(&source.text, &mut sink);
     let mut data = Data { experiment: source.name.clone(), ..Data::default() };
@@ -98,14 +118,21 @@ fn compile_for(source: &Source, lock: &Lock, purpose: Purpose) -> Compilation {
     if purpose == Purpose::Run {
         world.refuse_unsupported();
     }
-    let World { sink, data, new_section, .. } = world;
+    let World { sink, data, new_section, tree, values, .. } = world;
     let failed = sink.has_errors();
     let mut new_lock = lock.clone();
     if let Some(section) = new_section.filter(|_| !failed) {
         new_lock.set_section(&source.name, Arc::new(section));
     }
-    let plan = (!failed).then(|| Plan { data: Arc::new(data) });
-    Compilation { diagnostics: sink.finish(&source.text), plan, lock: new_lock }
+    let data = Arc::new(data);
+    let plan = (!failed).then(|| Plan { data: data.clone() });
+    let known = values.into_iter().filter_map(|(key, known)| match known {
+        eval::Known::Done(Some(value)) => Some((key, value)),
+        _ => None,
+    });
+    let values = if purpose == Purpose::Design { known.collect() } else { HashMap::new() };
+    let compilation = Compilation { diagnostics: sink.finish(&source.text), plan, lock: new_lock };
+    Parts { tree, data, values, compilation }
 }
 
 /// All that the passes share.

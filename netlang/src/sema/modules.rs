@@ -11,7 +11,7 @@ use crate::vocab::{Kind, Ty, keyword};
 use smallvec::SmallVec;
 
 /// The types that a parameter can have.
-const TYPES: &[(&str, Ty)] = &[
+pub(crate) const TYPES: &[(&str, Ty)] = &[
     ("int", Ty::HostNumber),
     ("prefix", Ty::Prefix),
     ("duration", Ty::Duration),

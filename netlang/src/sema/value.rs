@@ -42,6 +42,27 @@ impl Value {
         }
     }
 
+    /// How it is written, in the largest unit that needs no fraction. `text` is that of the file.
+    pub(crate) fn written(self, text: &str) -> String {
+        let (number, make): (u64, fn(u64) -> Value) = match self {
+            Value::Duration(n) => (n, Value::Duration),
+            Value::Size(n) => (n, Value::Size),
+            Value::Rate(n) => (n, Value::Rate),
+            Value::PacketRate(n) => (n, Value::PacketRate),
+            Value::Ratio(n) => return format!("{}%", n as f64 / 1e7),
+            Value::Int(n) => return n.to_string(),
+            Value::Prefix(prefix) => return prefix.to_string(),
+            Value::Address(address) => return std::net::Ipv4Addr::from(address).to_string(),
+            Value::PrefixLen(len) => return format!("/{len}"),
+            Value::Text(span) => return span.text(text).to_owned(),
+        };
+        let fits = |u: &&Unit| (u.2)(number) == make(number) && number.is_multiple_of(u.1);
+        match UNITS.iter().filter(fits).max_by_key(|u| u.1) {
+            Some((unit, scale, _)) => format!("{}{unit}", number / scale),
+            None => format!("{number} bits a second"),
+        }
+    }
+
     /// Whether it can stand where the type is wanted.
     pub(crate) fn is(self, ty: Ty) -> bool {
         matches!(

@@ -188,6 +188,15 @@ impl Property {
     }
 }
 
+impl Opt {
+    /// How the option is written: `at NUMBER`.
+    pub fn usage(&self) -> String {
+        let mut usage = self.word.to_owned();
+        push_args(&mut usage, self.args);
+        usage
+    }
+}
+
 fn push_args(usage: &mut String, args: &[Arg]) {
     for arg in args {
         let mut text = match arg.ty {

@@ -107,7 +107,13 @@ fn drop_overlaps(network: &mut Network, notes: &mut Notes) {
 }
 
 /// Gives host numbers to the members of a lan; `false` if its prefix has too few.
-fn number(topology: &Topology, network: &mut Network, lan: usize, members: &[(usize, usize)], notes: &mut Notes) -> bool {
+fn number(
+    topology: &Topology,
+    network: &mut Network,
+    lan: usize,
+    members: &[(usize, usize)],
+    notes: &mut Notes,
+) -> bool {
     let prefix = network.lans[lan].prefix;
     // The last but one of the prefix; a prefix that fleet chooses is as large as it has to be.
     let last = prefix.map_or(u32::MAX, |prefix| prefix.bounds().1 - prefix.bounds().0 - 1);
@@ -124,7 +130,8 @@ fn number(topology: &Topology, network: &mut Network, lan: usize, members: &[(us
         {
             let number = address.host();
             if number == 0 || number > last || !taken.insert(number) {
-                let why = format!("no address for it on lan {}, or given twice; another is chosen", network.lans[lan].name);
+                let why =
+                    format!("no address for it on lan {}, or given twice; another is chosen", network.lans[lan].name);
                 notes.fold(port_row.line, NoteKind::Changed, "", &format!("{address} of {name}"), &why);
             } else {
                 port_row.at = Some(number);
@@ -159,7 +166,11 @@ fn number(topology: &Topology, network: &mut Network, lan: usize, members: &[(us
 }
 
 /// The next hops that the VMs on a lan know.
-fn hops(topology: &Topology, network: &Network, members: &[(usize, usize)]) -> impl Iterator<Item = std::net::Ipv4Addr> {
+fn hops(
+    topology: &Topology,
+    network: &Network,
+    members: &[(usize, usize)],
+) -> impl Iterator<Item = std::net::Ipv4Addr> {
     members
         .iter()
         .map(|(host, _)| &network.hosts[*host])

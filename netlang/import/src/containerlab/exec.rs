@@ -133,9 +133,10 @@ impl Setup {
                 self.ipv6.get_or_insert(line);
                 return Some(());
             }
-            let address = args.iter().find_map(|arg| Cidr::parse(arg)).or_else(|| {
-                args.iter().find_map(|arg| arg.parse().ok()).map(|ip| Cidr { ip, len: 32 })
-            })?;
+            let address = args
+                .iter()
+                .find_map(|arg| Cidr::parse(arg))
+                .or_else(|| args.iter().find_map(|arg| arg.parse().ok()).map(|ip| Cidr { ip, len: 32 }))?;
             self.give(after("dev")?, address, line);
             return Some(());
         }
@@ -149,7 +150,8 @@ impl Setup {
             return Some(());
         }
         // The agent sets interfaces up by itself.
-        (is_short_for(object, "link") && is_short_for(verb, "set") && args.contains(&"up") && args.len() <= 3).then_some(())
+        (is_short_for(object, "link") && is_short_for(verb, "set") && args.contains(&"up") && args.len() <= 3)
+            .then_some(())
     }
 
     fn ifconfig(&mut self, args: &[&str], line: usize) -> Option<()> {
@@ -223,7 +225,10 @@ mod tests {
             "ip addr add 10.9.9.9 dev lo",
         ]);
         let found: Vec<String> = setup.addresses.iter().map(|g| format!("{} {}", g.interface, g.address)).collect();
-        assert_eq!(found, ["eth1 10.0.0.1/24", "eth2 10.0.1.1/16", "eth3 10.0.2.1/24", "eth4 10.0.3.1/24", "lo 10.9.9.9/32"]);
+        assert_eq!(
+            found,
+            ["eth1 10.0.0.1/24", "eth2 10.0.1.1/16", "eth3 10.0.2.1/24", "eth4 10.0.3.1/24", "lo 10.9.9.9/32"]
+        );
         assert_eq!(setup.hops, [Ipv4Addr::new(10, 0, 2, 254)]);
         assert_eq!((setup.routes, setup.left.len()), (Some(3), 0));
     }

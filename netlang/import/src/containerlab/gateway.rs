@@ -15,7 +15,8 @@ pub(super) fn choose(topology: &Topology, network: &mut Network, notes: &mut Not
         let vms = members.iter().filter(|(host, _)| !is_router(*host));
         let mut hops = vms.flat_map(|(host, _)| &topology.nodes[network.hosts[*host].node].setup.hops);
         let known = hops.find_map(|hop| {
-            let has = |(host, port): &&(usize, usize)| network.hosts[*host].ports[*port].address.map(|a| a.ip) == Some(*hop);
+            let has =
+                |(host, port): &&(usize, usize)| network.hosts[*host].ports[*port].address.map(|a| a.ip) == Some(*hop);
             routers.iter().find(has)
         });
         let gateway = known.or(routers.first()).map(|(host, _)| *host);

@@ -109,7 +109,8 @@ pub(super) fn topology(yaml: &Yaml, notes: &mut Notes) -> Result<Topology, Impor
         fields::top_level(key, yaml.line(id), notes);
     }
     let name = yaml.get(root, "name").and_then(|id| yaml.text(id)).unwrap_or_default().into_owned();
-    let mut found = Topology { name, line: yaml.line(body), nodes: Vec::new(), by_name: BTreeMap::new(), links: Vec::new() };
+    let mut found =
+        Topology { name, line: yaml.line(body), nodes: Vec::new(), by_name: BTreeMap::new(), links: Vec::new() };
     let levels = Levels {
         groups: by_key(yaml, yaml.get(body, "groups")),
         kinds: by_key(yaml, yaml.get(body, "kinds")),

@@ -64,7 +64,9 @@ mod tests {
 
     #[test]
     fn sizes_are_binary_whatever_their_unit() {
-        for (text, mib) in [("1Gb", 1024), ("1.5 GiB", 1536), ("512m", 512), ("1048577", 2), ("64KB", 1), ("2T", 2 << 20)] {
+        for (text, mib) in
+            [("1Gb", 1024), ("1.5 GiB", 1536), ("512m", 512), ("1048577", 2), ("64KB", 1), ("2T", 2 << 20)]
+        {
             assert_eq!(parse(text), Some(mib), "{text}");
         }
         for text in ["", "many", "1x", "-1Gb", "1.2.3m", "0", "9e99g"] {

@@ -1,0 +1,1 @@
+//! Highlighting grammars of editors, with the words of the vocabulary.
