@@ -134,6 +134,44 @@ proptest! {
     }
 }
 
+#[test]
+fn every_vm_is_on_the_lan_that_its_path_names() {
+    let text = "module site { param n int; lan one; lan part[0..n]; lan last }\nsite s[i in 0..4] { n 3 }\n\
+                site t[i in 0..4] { n 1 + i }\nlan seg[0..7]\n\
+                vm a[i in 0..40] { on seg[i mod 7] }\nvm b[i in 2..22] { on seg[(i - 2) div 3] }\n\
+                vm c[i in 0..40] { on s[i div 10].part[2] }\nvm d[i in 0..24] { on s[i mod 4].part[i mod 3] }\n\
+                vm e[i in 0..24] { on t[i mod 4].last }\nvm f[i in 0..3] { on t[3 - i].part[i mod 2] }\n";
+    let plan = compile(&Source::new("p", text), &Lock::default()).plan.unwrap();
+    let expected = |group: &str, i: u32| match group {
+        "a" => format!("seg[{}]", i % 7),
+        "b" => format!("seg[{}]", (i - 2) / 3),
+        "c" => format!("s[{}].part[2]", i / 10),
+        "d" => format!("s[{}].part[{}]", i % 4, i % 3),
+        "e" => format!("t[{}].last", i % 4),
+        _ => format!("t[{}].part[{}]", 3 - i, i % 2),
+    };
+    let mut on: BTreeMap<u32, Vec<(netlang::GroupId, u32)>> = BTreeMap::new();
+    for group in plan.groups() {
+        for index in group.first..group.first + group.count {
+            let nic = &plan.vm(group.id, index).unwrap().nics[0];
+            assert_eq!(
+                plan.segment(nic.segment).unwrap().name,
+                expected(&group.path, index),
+                "{}[{index}]",
+                group.path
+            );
+            on.entry(nic.segment.0).or_default().push((group.id, index));
+        }
+    }
+    for segment in plan.segments() {
+        let vms = plan.ports_of(segment.id).filter_map(|port| match port.owner {
+            netlang::PortOwner::Vm { group, index } => Some((group, index)),
+            netlang::PortOwner::Router(_) => None,
+        });
+        assert_eq!(vms.collect::<Vec<_>>(), on.remove(&segment.id.0).unwrap_or_default(), "{}", segment.name);
+    }
+}
+
 /// Texts of the language's own words in any order: many are wrong, some are right.
 fn statements() -> impl Strategy<Value = String> {
     const WORDS: &[&str] = &[

@@ -133,6 +133,14 @@ impl Sink {
         }
     }
 
+    /// Counts another diagnostic like one that was added, without the work of making it.
+    pub(crate) fn push_again(&mut self, code: &'static str, span: Span) {
+        match self.folded.get_mut(&(code, span)) {
+            Some((_, more)) => *more += 1,
+            None => self.dropped += 1,
+        }
+    }
+
     /// Whether an error was added.
     pub(crate) fn has_errors(&self) -> bool {
         self.errors

@@ -3,6 +3,7 @@
 //! A group of a million VMs is one row; a VM, its names and addresses are worked out when they are asked for, by
 //! arithmetic on the group's row and the index. Everything here is read-only and cheap to clone.
 
+pub(crate) mod closed;
 mod fold;
 pub(crate) mod form;
 pub(crate) mod names;

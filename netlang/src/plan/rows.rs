@@ -213,6 +213,26 @@ impl Data {
         Some((segment, prefix.first().checked_add(host)?))
     }
 
+    /// The indices of a group.
+    pub(crate) fn indices(&self, group: u32) -> std::ops::Range<u32> {
+        self.groups.get(group as usize).map_or(0..0, |row| row.first..row.first + row.count)
+    }
+
+    /// The indices of a NIC's group that are on a segment with it, as ascending runs.
+    pub(crate) fn indices_on(&self, nic: u32, segment: u32) -> super::form::Runs<'_> {
+        let row = &self.nics[nic as usize];
+        self.forms.runs(row.segment, &self.indices(row.group), segment)
+    }
+
+    /// The lowest and the highest host number of a NIC's group on a segment.
+    pub(crate) fn hosts_on(&self, nic: u32, segment: u32) -> Option<(u32, u32)> {
+        let row = &self.nics[nic as usize];
+        if let Form::Const(_) = row.segment {
+            return self.forms.bounds(row.host, &self.indices(row.group));
+        }
+        self.forms.bounds_over(row.host, self.indices_on(nic, segment))
+    }
+
     /// The interfaces of a router.
     pub(crate) fn interfaces_of(&self, router: u32) -> &[InterfaceRow] {
         let row = &self.routers[router as usize];

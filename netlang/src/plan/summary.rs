@@ -196,15 +196,16 @@ impl Plan {
 
     /// The addresses of a NIC over its group, counting the ports on the way.
     fn interval(&self, nic: u32, indices: std::ops::Range<u32>, ports: &mut [u32]) -> Option<Interval> {
-        let mut segments = hashbrown::HashSet::new();
-        let (mut lowest, mut highest, mut first_segment) = (u32::MAX, 0, u32::MAX);
-        for (segment, ip) in indices.filter_map(|i| self.data.nic_at(nic, i)) {
-            ports[segment as usize] += 1;
-            segments.insert(segment);
-            first_segment = first_segment.min(segment);
-            (lowest, highest) = (lowest.min(ip), highest.max(ip));
+        let (data, row) = (&self.data, self.data.nics.get(nic as usize)?);
+        let segments = data.forms.values(row.segment, &indices);
+        let (mut lowest, mut highest) = (u32::MAX, 0);
+        for segment in &segments {
+            ports[*segment as usize] += data.forms.count(row.segment, &indices, *segment);
+            let (low, high) = data.hosts_on(nic, *segment)?;
+            let first = data.segments[*segment as usize].prefix.first();
+            (lowest, highest) = (lowest.min(first.saturating_add(low)), highest.max(first.saturating_add(high)));
         }
-        let segment = self.segment(SegmentId(first_segment))?.name;
+        let segment = self.segment(SegmentId(*segments.iter().min()?))?.name;
         let segments = segments.len() as u32;
         Some(Interval { segment, segments, first: Ipv4Addr::from(lowest), last: Ipv4Addr::from(highest) })
     }

@@ -1,9 +1,10 @@
 //! Reading a plan: rows turned into the public types when they are asked for.
 
+use super::form::Runs;
 use super::rows::{GroupRow, InterfaceRow, On, SegmentRow};
 use super::{
-    Attachment, Check, ExternalId, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Range, Route,
-    Router, RouterId, Segment, SegmentId, Unsupported, Vm, mac,
+    Attachment, Check, ExternalId, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Route, Router,
+    RouterId, Segment, SegmentId, Unsupported, Vm, mac,
 };
 use crate::text::fnv32;
 use std::net::Ipv4Addr;
@@ -253,23 +254,38 @@ pub struct Ports<'p> {
     plan: &'p Plan,
     segment: u32,
     interface: usize,
+    /// Which of the segment's NIC rows `runs` is of, plus one.
     nic: usize,
-    indices: std::ops::Range<u32>,
+    runs: Runs<'p>,
+    run: std::ops::Range<u32>,
 }
 
 impl<'p> Ports<'p> {
     fn new(plan: &'p Plan, segment: SegmentId) -> Ports<'p> {
-        let mut ports = Ports { plan, segment: segment.0, interface: 0, nic: 0, indices: 0..0 };
-        ports.indices = ports.indices_of(0);
-        ports
+        Ports { plan, segment: segment.0, interface: 0, nic: 0, runs: Runs::One(None), run: 0..0 }
     }
 
-    /// The indices of the group behind the segment's `n`th NIC row.
-    fn indices_of(&self, n: usize) -> std::ops::Range<u32> {
+    fn router_port(&self, interface: u32) -> Port {
         let data = &self.plan.data;
-        let Some(nic) = data.segment_nics.of(self.segment).get(n) else { return 0..0 };
-        let group = &data.groups[data.nics[*nic as usize].group as usize];
-        Range { group: GroupId(0), first: group.first, count: group.count }.indices()
+        let row = &data.interfaces[interface as usize];
+        Port {
+            owner: PortOwner::Router(RouterId(row.router)),
+            nic: (interface - data.routers[row.router as usize].first_interface) as usize,
+            mac: mac(data.segments[self.segment as usize].domain, row.ip),
+            ip: Ipv4Addr::from(row.ip),
+        }
+    }
+
+    fn vm_port(&self, nic: u32, index: u32) -> Option<Port> {
+        let data = &self.plan.data;
+        let (segment, ip) = data.nic_at(nic, index)?;
+        let row = &data.nics[nic as usize];
+        Some(Port {
+            owner: PortOwner::Vm { group: GroupId(row.group), index },
+            nic: (nic - data.groups[row.group as usize].first_nic) as usize,
+            mac: mac(data.segments[segment as usize].domain, ip),
+            ip: Ipv4Addr::from(ip),
+        })
     }
 }
 
@@ -280,34 +296,23 @@ impl Iterator for Ports<'_> {
         let data = &self.plan.data;
         if let Some(interface) = data.segment_interfaces.of(self.segment).get(self.interface) {
             self.interface += 1;
-            let row = &data.interfaces[*interface as usize];
-            let first = data.routers[row.router as usize].first_interface;
-            let domain = data.segments[self.segment as usize].domain;
-            return Some(Port {
-                owner: PortOwner::Router(RouterId(row.router)),
-                nic: (interface - first) as usize,
-                mac: mac(domain, row.ip),
-                ip: Ipv4Addr::from(row.ip),
-            });
+            return Some(self.router_port(*interface));
         }
+        let nics = data.segment_nics.of(self.segment);
         loop {
-            let nic = *data.segment_nics.of(self.segment).get(self.nic)?;
-            let row = &data.nics[nic as usize];
-            for index in self.indices.by_ref() {
-                match data.nic_at(nic, index) {
-                    Some((segment, ip)) if segment == self.segment => {
-                        return Some(Port {
-                            owner: PortOwner::Vm { group: GroupId(row.group), index },
-                            nic: (nic - data.groups[row.group as usize].first_nic) as usize,
-                            mac: mac(data.segments[segment as usize].domain, ip),
-                            ip: Ipv4Addr::from(ip),
-                        });
-                    }
-                    _ => {}
+            if let Some(index) = self.run.next() {
+                match self.nic.checked_sub(1).and_then(|at| self.vm_port(*nics.get(at)?, index)) {
+                    Some(port) => return Some(port),
+                    None => continue,
                 }
             }
-            self.nic += 1;
-            self.indices = self.indices_of(self.nic);
+            match self.runs.next() {
+                Some(run) => self.run = run,
+                None => {
+                    self.runs = data.indices_on(*nics.get(self.nic)?, self.segment);
+                    self.nic += 1;
+                }
+            }
         }
     }
 }

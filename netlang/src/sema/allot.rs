@@ -9,7 +9,7 @@ use crate::address::lock::{BlockKind, Section};
 use crate::address::prefix::Prefix;
 use crate::address::space::Space;
 use crate::diag::{Diagnostic, codes};
-use crate::plan::form::Form;
+use crate::plan::form::{Form, MAX_TABLES, NoRoom};
 use crate::source::Span;
 use crate::text::thousands;
 use hashbrown::HashMap;
@@ -341,22 +341,37 @@ impl World<'_> {
             self.poisoned_nics.insert(nic);
             return;
         }
-        let form = self.data.forms.add(&code);
+        let indices = self.data.indices(row.group);
+        let form = match self.data.forms.add(&code, &indices) {
+            Ok(form) => form,
+            Err(NoRoom) => {
+                self.poisoned_nics.insert(nic);
+                self.no_closed_form(word);
+                return;
+            }
+        };
         self.data.nics[nic as usize].host = form;
         let class = &mut self.lan_class[lan as usize];
-        let (mut lowest, mut highest) = (u64::MAX, 0);
-        for index in group.first..group.first + group.count {
-            match self.data.forms.value(form, index) {
-                Some(host) => (lowest, highest) = (lowest.min(u64::from(host)), highest.max(u64::from(host))),
-                None => highest = u64::MAX,
+        let most = class.capacity.unwrap_or((1 << 24) - 1);
+        match self.data.forms.bounds(form, &indices) {
+            Some((lowest, highest)) if lowest > 0 && u64::from(highest) <= most => {
+                class.highest = class.highest.max(u64::from(highest));
+                class.space.take(u64::from(lowest), u64::from(highest) + 1);
             }
+            _ => self.outside_prefix(nic, word, form),
         }
-        if highest >= class.capacity.map_or(1 << 24, |c| c.saturating_add(1)) || lowest == 0 {
-            self.outside_prefix(nic, word, form);
-            return;
-        }
-        class.highest = class.highest.max(highest);
-        class.space.take(lowest, highest + 1);
+    }
+
+    fn no_closed_form(&mut self, word: crate::syntax::tree::ExprId) {
+        self.sink.push(
+            Diagnostic::error(
+                codes::TOO_LARGE,
+                "these host numbers have no closed form for so many VMs",
+                self.tree.span(word),
+            )
+            .label("use the index once, in sums, `mod` and `div` with numbers")
+            .note(format!("without one, {} VMs are the most", thousands(MAX_TABLES as u64))),
+        );
     }
 
     fn outside_prefix(&mut self, nic: u32, word: crate::syntax::tree::ExprId, form: Form) {
@@ -364,9 +379,10 @@ impl World<'_> {
         let group = self.data.groups[self.data.nics[nic as usize].group as usize];
         let source = self.nic_sources[nic as usize];
         let class = &self.lan_class[self.class_of_segment[source.segment as usize] as usize];
-        let most = class.capacity.unwrap_or(1 << 24);
-        let bad = |i: &u32| self.data.forms.value(form, *i).is_none_or(|h| h == 0 || u64::from(h) > most);
-        let index = (group.first..group.first + group.count).find(bad).unwrap_or(group.first);
+        let most = class.capacity.unwrap_or((1 << 24) - 1);
+        let indices = self.data.indices(self.data.nics[nic as usize].group);
+        let within = (1, u32::try_from(most).unwrap_or(u32::MAX));
+        let index = self.data.forms.first_outside(form, &indices, within).unwrap_or(group.first);
         let name = self.data.names.path(group.instance, group.decl, group.is_array.then_some(index));
         let number = self.data.forms.value(form, index).map_or_else(|| "below zero".to_owned(), |n| n.to_string());
         self.sink.push(

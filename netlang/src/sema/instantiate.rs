@@ -165,7 +165,7 @@ impl World<'_> {
         (data.groups.len() + data.segments.len() + data.routers.len() + data.names.instances.len()) as u64
     }
 
-    fn refuse_size(&mut self, span: Span, what: &str, most: u64) -> Rows {
+    pub(crate) fn refuse_size(&mut self, span: Span, what: &str, most: u64) -> Rows {
         self.too_large = true;
         self.sink.push(
             Diagnostic::error(codes::TOO_LARGE, format!("more than {} {what}", thousands(most)), span)

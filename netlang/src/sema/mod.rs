@@ -20,6 +20,7 @@ mod link_refs;
 mod links;
 mod modules;
 mod nat;
+mod nics;
 mod ospf;
 mod pools;
 mod refs;
@@ -133,6 +134,8 @@ pub(crate) struct World<'a> {
     class_ids: HashMap<(u32, u32), u32>,
     instance_classes: Vec<instantiate::InstanceClass>,
     vms: u64,
+    /// NICs of all VMs.
+    ports: u64,
     too_large: bool,
 
     // Rows, and what was said about them.
@@ -180,6 +183,7 @@ impl<'a> World<'a> {
             class_ids: HashMap::new(),
             instance_classes: Vec::new(),
             vms: 0,
+            ports: 0,
             too_large: false,
             given_prefix: Vec::new(),
             class_rows: HashMap::new(),
@@ -258,21 +262,9 @@ impl<'a> World<'a> {
     /// Lists for each segment the NICs that may be on it.
     fn index_nics(&mut self) {
         let mut pairs: Vec<(u32, u32)> = Vec::with_capacity(self.data.nics.len());
-        for nic in 0..self.data.nics.len() as u32 {
-            let row = self.data.nics[nic as usize];
-            if let crate::plan::form::Form::Const(segment) = row.segment {
-                pairs.push((segment, nic));
-                continue;
-            }
-            let group = self.data.groups[row.group as usize];
-            let mut seen = HashSet::new();
-            for index in group.first..group.first + group.count {
-                if let Some(segment) = self.data.forms.value(row.segment, index)
-                    && seen.insert(segment)
-                {
-                    pairs.push((segment, nic));
-                }
-            }
+        for (nic, row) in (0u32..).zip(&self.data.nics) {
+            let indices = self.data.indices(row.group);
+            pairs.extend(self.data.forms.values(row.segment, &indices).into_iter().map(|segment| (segment, nic)));
         }
         self.data.segment_nics = Lists::from_pairs(self.data.segments.len(), &pairs);
     }

@@ -3,7 +3,6 @@
 use super::World;
 use crate::address::prefix::Prefix;
 use crate::diag::{Diagnostic, codes};
-use crate::plan::form::Form;
 use crate::plan::rows::On;
 use crate::proof::Domains;
 use crate::source::Span;
@@ -36,8 +35,8 @@ impl World<'_> {
         self.overlaps();
         self.router_hosts();
         self.verify_externals();
-        self.duplicates();
-        self.bridge_ports();
+        let full = self.bridge_ports();
+        self.duplicates(&full);
     }
 
     /// Prefixes must not overlap where packets could take either.
@@ -155,9 +154,9 @@ impl World<'_> {
         }
     }
 
-    /// No address twice on a segment.
-    fn duplicates(&mut self) {
-        for segment in 0..self.data.segments.len() as u32 {
+    /// No address twice on a segment. Those with too many ports are wrong already, and would take long.
+    fn duplicates(&mut self, full: &HashSet<u32>) {
+        for segment in (0..self.data.segments.len() as u32).filter(|s| !full.contains(s)) {
             let mut claims = self.claims(segment);
             claims.sort_by_key(|c| (c.from, c.until));
             let mut until = 0;
@@ -185,46 +184,47 @@ impl World<'_> {
                 continue;
             }
             let row = self.data.nics[*nic as usize];
-            let group = self.data.groups[row.group as usize];
-            if group.count == 0 {
-                continue;
-            }
-            let last = group.first + group.count - 1;
-            let ends = (self.data.forms.value(row.host, group.first), self.data.forms.value(row.host, last));
-            let (Some(low), Some(high)) = ends else { continue };
-            let injective = matches!(row.host, Form::IndexPlus(_)) || group.count == 1;
-            claims.push(Claim { from: low.min(high), until: low.max(high) + 1, injective, owner: Owner::Nic(*nic) });
+            let indices = self.data.indices(row.group);
+            let Some((low, high)) = self.data.forms.bounds(row.host, &indices) else { continue };
+            let injective = self.data.forms.is_injective([row.segment, row.host], &indices);
+            claims.push(Claim { from: low, until: high + 1, injective, owner: Owner::Nic(*nic) });
         }
         claims
     }
 
+    /// Finds the first duplicate of each claim, by looking at every port. Bridges have few of them.
     fn exact_duplicates(&mut self, segment: u32, claims: &[Claim]) {
-        let mut seen: HashMap<u32, (Owner, u32)> = HashMap::new();
-        for claim in claims {
+        let mut hosts: Vec<(u32, usize, u32)> = Vec::new();
+        for (number, claim) in claims.iter().enumerate() {
             match claim.owner {
-                Owner::Interface(_) => {
-                    if let Some(other) = seen.insert(claim.from, (claim.owner, 0)) {
-                        self.duplicate(segment, claim.from, other, (claim.owner, 0));
+                Owner::Interface(_) => hosts.push((claim.from, number, 0)),
+                Owner::Nic(nic) => {
+                    let host = self.data.nics[nic as usize].host;
+                    for index in self.data.indices_on(nic, segment).flatten() {
+                        hosts.extend(self.data.forms.value(host, index).map(|host| (host, number, index)));
                     }
                 }
-                Owner::Nic(nic) => {
-                    let group = self.data.groups[self.data.nics[nic as usize].group as usize];
-                    for index in group.first..group.first + group.count {
-                        let Some((on, ip)) = self.data.nic_at(nic, index) else { continue };
-                        if on != segment {
-                            continue;
-                        }
-                        let host = ip - self.data.segments[segment as usize].prefix.first();
-                        if let Some(other) = seen.insert(host, (claim.owner, index)) {
-                            self.duplicate(segment, host, other, (claim.owner, index));
-                        }
-                    }
+            }
+        }
+        hosts.sort_unstable();
+        let mut reported: HashMap<usize, Span> = HashMap::new();
+        for pair in hosts.windows(2) {
+            let [(host, a, first), (other, b, second)] = *pair else { continue };
+            if host != other {
+                continue;
+            }
+            match reported.get(&b) {
+                Some(span) => self.sink.push_again(codes::DUPLICATE_ADDRESS, *span),
+                None => {
+                    let span = self.duplicate(segment, host, (claims[a].owner, first), (claims[b].owner, second));
+                    reported.insert(b, span);
                 }
             }
         }
     }
 
-    fn duplicate(&mut self, segment: u32, host: u32, a: (Owner, u32), b: (Owner, u32)) {
+    /// Reports two of the same address; gives the place that it was reported for.
+    fn duplicate(&mut self, segment: u32, host: u32, a: (Owner, u32), b: (Owner, u32)) -> Span {
         let describe = |(owner, index): (Owner, u32)| match owner {
             Owner::Interface(i) => {
                 let row = self.data.routers[self.data.interfaces[i as usize].router as usize];
@@ -257,25 +257,22 @@ impl World<'_> {
             _ => "another number after `at`, or none to have one chosen".to_owned(),
         };
         self.sink.push(it.help(help));
+        second.0
     }
 
-    fn bridge_ports(&mut self) {
+    /// Reports bridges with too many ports and gives their segments.
+    fn bridge_ports(&mut self) -> HashSet<u32> {
+        let mut full = HashSet::new();
         let mut ports: Vec<u64> =
             (0..self.data.segments.len()).map(|s| self.data.segment_interfaces.of(s as u32).len() as u64).collect();
         for nic in &self.data.nics {
-            let group = &self.data.groups[nic.group as usize];
-            match nic.segment {
-                Form::Const(segment) => ports[segment as usize] += u64::from(group.count),
-                form => {
-                    for index in group.first..group.first + group.count {
-                        if let Some(segment) = self.data.forms.value(form, index) {
-                            ports[segment as usize] += 1;
-                        }
-                    }
-                }
+            let indices = self.data.indices(nic.group);
+            for segment in self.data.forms.values(nic.segment, &indices) {
+                ports[segment as usize] += u64::from(self.data.forms.count(nic.segment, &indices, segment));
             }
         }
         for (segment, ports) in ports.into_iter().enumerate().filter(|(_, p)| *p > MAX_PORTS) {
+            full.insert(segment as u32);
             let row = self.data.segments[segment];
             let decl = *self.data.names.decl(row.instance, row.decl);
             let name = self.data.names.path(row.instance, row.decl, row.index);
@@ -295,5 +292,6 @@ impl World<'_> {
                 ports.div_ceil(MAX_PORTS)
             )));
         }
+        full
     }
 }

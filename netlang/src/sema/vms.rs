@@ -6,11 +6,10 @@ use super::eval::Env;
 use super::value::Value;
 use crate::diag::{Diagnostic, codes};
 use crate::plan::HypervisorKind;
-use crate::plan::form::{Form, Op};
+use crate::plan::form::Form;
 use crate::plan::rows::{Class, NicRow};
-use crate::syntax::intern::Symbol;
-use crate::syntax::tree::{BinaryOp, Expr, ExprId, StmtId};
-use crate::text::{nearest, thousands};
+use crate::syntax::tree::{Expr, ExprId, StmtId};
+use crate::text::nearest;
 use crate::vocab::{Kind, Ty};
 use std::sync::Arc;
 
@@ -20,8 +19,8 @@ const DEFAULT_IMAGE: &str = "tiny";
 const LEAST_MEMORY: u64 = 8 << 20;
 /// NICs that a VM has at most.
 const MAX_NICS: usize = 32;
-/// Elements of a group whose lan has no closed form: each takes a table entry.
-const MAX_TABLE: u32 = 1 << 20;
+/// NICs that all VMs of a plan have together, at most.
+const MAX_PORTS: u64 = 1 << 25;
 
 /// A NIC row, and what is needed to give it host numbers.
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +167,11 @@ impl World<'_> {
             if row.count == 0 {
                 continue;
             }
+            self.ports += u64::from(row.count);
+            if self.ports > MAX_PORTS {
+                self.refuse_size(self.tree.head_span(child), "NICs of VMs", MAX_PORTS);
+                return;
+            }
             if let Some((segment, first)) = self.lan_form(group, lan, index) {
                 self.data.nics.push(NicRow { group, segment, host: Form::Const(0), dhcp: clause.has("dhcp") });
                 self.nic_sources.push(NicSource { lan, at: clause.option("at"), segment: first });
@@ -181,86 +185,6 @@ impl World<'_> {
                     .help("`on LAN` in its block attaches it"),
             );
         }
-    }
-
-    /// The segment of a NIC as a function of the group's index, and one of the segments.
-    fn lan_form(&mut self, group: u32, lan: ExprId, index: Option<Symbol>) -> Option<(Form, u32)> {
-        let row = self.data.groups[group as usize];
-        let Some(name) = index.filter(|i| self.mentions(lan, *i)) else {
-            let segment = self.one(Env::of(row.instance), lan, &[Kind::Lan], "lan")?;
-            return Some((Form::Const(segment), segment));
-        };
-        if let Some(form) = self.closed_form(row.instance, lan, name) {
-            return form.and_then(|form| self.check_form(group, lan, form));
-        }
-        // The index is somewhere within the path: one entry for each element.
-        if row.count > MAX_TABLE {
-            self.sink.push(
-                Diagnostic::error(
-                    codes::TOO_LARGE,
-                    "this lan has no closed form for so large a group",
-                    self.tree.span(lan),
-                )
-                .label("use the index only in the last brackets"),
-            );
-            return None;
-        }
-        let mut table = Vec::new();
-        for i in row.first..row.first + row.count {
-            let env = Env { instance: row.instance, index: Some((name, i64::from(i))) };
-            table.push(self.one(env, lan, &[Kind::Lan], "lan")?);
-        }
-        let first = *table.first()?;
-        let decl = |s: u32| (self.data.segments[s as usize].instance, self.data.segments[s as usize].decl);
-        let same = table.iter().all(|s| {
-            self.class_of[decl(*s).0 as usize] == self.class_of[decl(first).0 as usize] && decl(*s).1 == decl(first).1
-        });
-        debug_assert!(same, "one path leads to one declaration");
-        Some((self.data.forms.add_table(row.first, &table), first))
-    }
-
-    /// `seg[i mod 4]` with a plain array `seg`: its rows follow one another. Outer `None`: not of this form.
-    #[allow(clippy::option_option)]
-    fn closed_form(&mut self, instance: u32, lan: ExprId, name: Symbol) -> Option<Option<(Form, u32, u32)>> {
-        let Expr::At(base, index) = self.tree.expr(lan) else { return None };
-        let symbol = self.tree.as_name(base)?;
-        let (scope, decl, found) = self.data.names.lookup(instance, symbol)?;
-        if found.kind != Kind::Lan || matches!(self.tree.expr(index), Expr::Range(..) | Expr::All | Expr::Bind(..)) {
-            return None;
-        }
-        let rows = self.data.names.rows(scope, decl);
-        if !rows.is_array {
-            return None;
-        }
-        let mut code = Vec::new();
-        if self.lower(Env::of(instance), index, Some(name), &mut code).is_none() {
-            return Some(None);
-        }
-        let shift = i64::from(rows.base) - i64::from(rows.first);
-        code.extend([Op::Const(shift), Op::Apply(BinaryOp::Add)]);
-        Some(Some((self.data.forms.add(&code), rows.base, rows.count)))
-    }
-
-    /// Whether a form stays within the array for every index.
-    fn check_form(&mut self, group: u32, lan: ExprId, (form, base, count): (Form, u32, u32)) -> Option<(Form, u32)> {
-        let row = self.data.groups[group as usize];
-        let bad = (row.first..row.first + row.count)
-            .find(|i| self.data.forms.value(form, *i).is_none_or(|s| !(base..base + count).contains(&s)));
-        if let Some(i) = bad {
-            if count > 0 {
-                let name = self.data.names.path(row.instance, row.decl, Some(i));
-                self.sink.push(
-                    Diagnostic::error(
-                        codes::BAD_INDEX,
-                        format!("`{name}` would be on a lan that there is not"),
-                        self.tree.span(lan),
-                    )
-                    .label(format!("the array has {} lans; the index is {i}", thousands(u64::from(count)))),
-                );
-            }
-            return None;
-        }
-        Some((form, base))
     }
 }
 
