@@ -16,10 +16,14 @@
 
 use super::extents::{Extent, Extents};
 use super::prefix::Prefix;
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::Arc;
+
+/// Blocks of one declaration. One is added when it has outgrown those that it has, which mostly doubles its size.
+const MAX_BLOCKS: usize = 1024;
 
 /// What a block is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,56 +47,99 @@ impl BlockKind {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Key {
+/// A declaration and its blocks; the path is a piece of the section's text.
+#[derive(Debug, Clone)]
+struct Entry {
     kind: BlockKind,
-    path: Box<str>,
+    start: u32,
+    end: u32,
+    extents: Extents,
 }
 
-#[derive(Hash)]
-struct KeyRef<'a> {
-    kind: BlockKind,
-    path: &'a str,
-}
-
-impl Equivalent<Key> for KeyRef<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
-        self.kind == key.kind && *self.path == *key.path
-    }
-}
-
-/// The blocks of one experiment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The blocks of one experiment. Paths are kept in one text: there may be a million of them.
+#[derive(Debug, Clone, Default)]
 pub struct Section {
-    blocks: HashMap<Key, Extents>,
+    text: String,
+    entries: Vec<Entry>,
+    /// Entries by kind and path.
+    table: HashTable<u32>,
+    hasher: DefaultHashBuilder,
 }
 
 impl Section {
-    pub(crate) fn get(&self, kind: BlockKind, path: &str) -> Option<&Extents> {
-        self.blocks.get(&KeyRef { kind, path })
+    fn path(&self, entry: &Entry) -> &str {
+        &self.text[entry.start as usize..entry.end as usize]
     }
 
-    pub(crate) fn set(&mut self, kind: BlockKind, path: &str, extents: Extents) {
-        match self.blocks.get_mut(&KeyRef { kind, path }) {
-            Some(old) => *old = extents,
-            None => drop(self.blocks.insert(Key { kind, path: path.into() }, extents)),
+    fn find(&self, hash: u64, kind: BlockKind, path: &str) -> Option<usize> {
+        let same = |at: &u32| {
+            let entry = &self.entries[*at as usize];
+            entry.kind == kind && self.path(entry) == path
+        };
+        self.table.find(hash, same).map(|at| *at as usize)
+    }
+
+    pub(crate) fn get(&self, kind: BlockKind, path: &str) -> Option<&Extents> {
+        if self.entries.is_empty() {
+            return None;
         }
+        self.find(self.hasher.hash_one((kind, path)), kind, path).map(|at| &self.entries[at].extents)
+    }
+
+    pub(crate) fn set(&mut self, kind: BlockKind, path: &str, extents: &Extents) {
+        self.entry(kind, path).clone_from(extents);
+    }
+
+    /// Makes room for so many more declarations.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let Section { text, entries, table, hasher } = self;
+        entries.reserve(more);
+        table.reserve(more, |at| entries[*at as usize].hash(text, hasher));
+    }
+
+    /// The blocks of a declaration, which has none if it is new.
+    fn entry(&mut self, kind: BlockKind, path: &str) -> &mut Extents {
+        let hash = self.hasher.hash_one((kind, path));
+        let at = self.find(hash, kind, path).unwrap_or_else(|| {
+            let (start, at) = (self.text.len() as u32, self.entries.len());
+            self.text.push_str(path);
+            self.entries.push(Entry { kind, start, end: self.text.len() as u32, extents: Extents::default() });
+            let Section { text, entries, table, hasher } = self;
+            table.insert_unique(hash, at as u32, |at| entries[*at as usize].hash(text, hasher));
+            at
+        });
+        &mut self.entries[at].extents
     }
 
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (BlockKind, &str, &Extents)> {
-        self.blocks.iter().map(|(k, e)| (k.kind, &*k.path, e))
+        self.entries.iter().map(|entry| (entry.kind, self.path(entry), &entry.extents))
     }
 
     /// How many declarations have blocks.
     pub fn len(&self) -> usize {
-        self.blocks.len()
+        self.entries.len()
     }
 
     /// Whether nothing has a block.
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
+        self.entries.is_empty()
     }
 }
+
+impl Entry {
+    fn hash(&self, text: &str, hasher: &DefaultHashBuilder) -> u64 {
+        hasher.hash_one((self.kind, &text[self.start as usize..self.end as usize]))
+    }
+}
+
+impl PartialEq for Section {
+    /// The order in which blocks came does not matter.
+    fn eq(&self, other: &Section) -> bool {
+        self.len() == other.len() && self.blocks().all(|(kind, path, extents)| other.get(kind, path) == Some(extents))
+    }
+}
+
+impl Eq for Section {}
 
 /// Why a lock file cannot be read. Nothing is guessed: a wrong lock would move addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,8 +189,12 @@ impl Lock {
             let Some((_, section)) = &mut current else {
                 return Err(fail("a block before the first [experiment]".to_owned()));
             };
-            let (key, extent) = parse_block(line).ok_or_else(|| fail(format!("cannot read `{line}`")))?;
-            section.blocks.entry(key).or_default().0.push(extent);
+            let (kind, path, extent) = parse_block(line).ok_or_else(|| fail(format!("cannot read `{line}`")))?;
+            let extents = section.entry(kind, path);
+            if extents.0.len() == MAX_BLOCKS {
+                return Err(fail(format!("more than {MAX_BLOCKS} blocks for {path}")));
+            }
+            extents.0.push(extent);
         }
         if let Some((name, section)) = current {
             lock.sections.insert(name, Arc::new(section));
@@ -197,12 +248,12 @@ impl fmt::Display for Lock {
         writeln!(f, "version 1")?;
         for (name, section) in &self.sections {
             writeln!(f, "\n[{name}]")?;
-            let mut blocks: Vec<_> = section.blocks.iter().collect();
-            blocks.sort_unstable_by_key(|(key, _)| *key);
-            for (key, extents) in blocks {
+            let mut blocks: Vec<_> = section.blocks().collect();
+            blocks.sort_unstable_by_key(|(kind, path, _)| (*kind, *path));
+            for (kind, path, extents) in blocks {
                 for extent in &extents.0 {
-                    write!(f, "{} {} ", key.kind.word(), key.path)?;
-                    match key.kind.has_prefix() {
+                    write!(f, "{} {path} ", kind.word())?;
+                    match kind.has_prefix() {
                         true => write!(f, "{}/{}", std::net::Ipv4Addr::from(extent.base), extent.len)?,
                         false => write!(f, "{}", extent.base)?,
                     }
@@ -217,7 +268,7 @@ impl fmt::Display for Lock {
     }
 }
 
-fn parse_block(line: &str) -> Option<(Key, Extent)> {
+fn parse_block(line: &str) -> Option<(BlockKind, &str, Extent)> {
     let mut words = line.split_ascii_whitespace();
     let (kind, path, base) = (words.next()?, words.next()?, words.next()?);
     let kind = BlockKind::ALL.iter().find(|(_, w)| *w == kind)?.0;
@@ -232,7 +283,7 @@ fn parse_block(line: &str) -> Option<(Key, Extent)> {
     }
     let bounds = words.next().map_or(Some(Vec::new()), parse_bounds)?;
     let extent = Extent { base, len, bounds: bounds.into_boxed_slice() };
-    (words.next().is_none() && extent.end() <= 1 << 32).then(|| (Key { kind, path: path.into() }, extent))
+    (words.next().is_none() && extent.end() <= 1 << 32).then_some((kind, path, extent))
 }
 
 fn parse_bounds(text: &str) -> Option<Vec<(u32, u32)>> {

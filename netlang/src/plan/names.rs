@@ -117,15 +117,19 @@ impl Names {
 
     /// The path of a declaration without indices, which is its key in the lock: `t1.seg`.
     pub(crate) fn plain_path(&self, instance: u32, decl: u32) -> String {
-        let mut parts = vec![self.interner.name(self.decl(instance, decl).symbol)];
-        let mut at = instance;
-        while at != 0 {
-            let it = &self.instances[at as usize];
-            parts.push(self.interner.name(self.decl(it.parent, it.decl).symbol));
-            at = it.parent;
+        let mut path = String::new();
+        self.push_plain_path(&mut path, instance, decl);
+        path
+    }
+
+    /// Appends [`Names::plain_path`].
+    pub(crate) fn push_plain_path(&self, path: &mut String, instance: u32, decl: u32) {
+        if instance != 0 {
+            let it = &self.instances[instance as usize];
+            self.push_plain_path(path, it.parent, it.decl);
+            path.push('.');
         }
-        parts.reverse();
-        parts.join(".")
+        path.push_str(self.interner.name(self.decl(instance, decl).symbol));
     }
 }
 

@@ -14,6 +14,7 @@ mod declare;
 mod eval;
 mod externals;
 mod firewall;
+mod hosts;
 mod instantiate;
 mod lans;
 mod link_refs;

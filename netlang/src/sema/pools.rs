@@ -167,7 +167,7 @@ impl World<'_> {
             };
             extents.0.push(extent);
         }
-        section.set(BlockKind::Net, &path, extents.clone());
+        section.set(BlockKind::Net, &path, &extents);
         self.net_extents.push(Some(extents));
     }
 
@@ -216,7 +216,7 @@ impl World<'_> {
                 };
                 extents.0.push(extent);
             }
-            section.set(BlockKind::Link, &class.key, extents.clone());
+            section.set(BlockKind::Link, &class.key, &extents);
             blocks.push(extents);
         }
         for (link, source) in self.data.links.iter_mut().zip(&self.link_sources) {
