@@ -157,18 +157,17 @@ impl<'d> Classes<'d> {
     fn candidates(&self, group: u32, range: &Range) -> Vec<u32> {
         let row = &self.data.groups[group as usize];
         let nics = row.first_nic..row.first_nic + u32::from(row.nic_count);
-        let plain = nics.clone().all(|nic| {
-            let it = &self.data.nics[nic as usize];
-            match it.segment {
-                Form::Const(segment) => {
-                    let prefix = self.data.segments[segment as usize].prefix;
-                    self.cuts.is_uniform(prefix.first(), prefix.last())
-                }
-                _ => false,
-            }
+        let uniform = |segment: u32| {
+            let prefix = self.data.segments[segment as usize].prefix;
+            self.cuts.is_uniform(prefix.first(), prefix.last())
+        };
+        let mut spread = nics.clone().filter(|nic| match self.data.nics[*nic as usize].segment {
+            Form::Const(segment) => !uniform(segment),
+            _ => true,
         });
-        if plain {
-            return range.indices().take(2).collect();
+        let Some(nic) = spread.next() else { return range.indices().take(2).collect() };
+        if spread.next().is_none() {
+            return self.candidates_of(nic, range, uniform);
         }
         let mut seen: HashMap<SmallVec<[(u32, u64); 2]>, u8> = HashMap::new();
         let mut found = Vec::new();
@@ -184,6 +183,30 @@ impl<'d> Classes<'d> {
                 found.push(index);
             }
         }
+        found
+    }
+
+    /// Those of VMs of which only one NIC makes a difference: two on each of its lans that no set of addresses cuts.
+    fn candidates_of(&self, nic: u32, range: &Range, uniform: impl Fn(u32) -> bool) -> Vec<u32> {
+        let (forms, form, indices) = (&self.data.forms, self.data.nics[nic as usize].segment, range.indices());
+        let mut found = Vec::new();
+        for segment in forms.values(form, &indices) {
+            let on_it = forms.runs(form, &indices, segment).flatten();
+            if uniform(segment) {
+                found.extend(on_it.take(2));
+                continue;
+            }
+            let mut seen: HashMap<u64, u8> = HashMap::new();
+            for index in on_it {
+                let Some((_, ip)) = self.data.nic_at(nic, index) else { continue };
+                let count = seen.entry(self.cuts.signature(ip)).or_insert(0);
+                if *count < 2 {
+                    *count += 1;
+                    found.push(index);
+                }
+            }
+        }
+        found.sort_unstable();
         found
     }
 
@@ -212,9 +235,10 @@ impl<'d> Classes<'d> {
         let mut nics = self.data.segment_nics.of(segment).iter();
         interfaces.into_iter().any(|i| self.data.interfaces[*i as usize].ip == ip)
             || nics.any(|nic| {
-                let group = &self.data.groups[self.data.nics[*nic as usize].group as usize];
-                let all = group.first..group.first + group.count;
-                all.into_iter().any(|i| self.data.nic_at(*nic, i) == Some((segment, ip)))
+                let row = &self.data.nics[*nic as usize];
+                let host = ip.wrapping_sub(self.data.segments[segment as usize].prefix.first());
+                let of_host = self.data.forms.runs(row.host, &self.data.indices(row.group), host);
+                of_host.flatten().any(|i| self.data.nic_at(*nic, i) == Some((segment, ip)))
             })
     }
 

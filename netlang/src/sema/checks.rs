@@ -261,9 +261,7 @@ impl World<'_> {
         for segment in segments {
             for nic in self.data.segment_nics.of(*segment) {
                 let group = self.data.nics[*nic as usize].group;
-                let row = self.data.groups[group as usize];
-                let on = |i: &u32| self.data.nic_at(*nic, *i).is_some_and(|(s, _)| s == *segment);
-                vms.extend((row.first..row.first + row.count).filter(on).map(|i| (group, i)));
+                vms.extend(self.data.indices_on(*nic, *segment).flatten().map(|i| (group, i)));
             }
         }
         vms.sort_unstable();

@@ -135,7 +135,7 @@ impl World<'_> {
         for nic in group.first_nic..group.first_nic + u32::from(group.nic_count) {
             let row = self.data.nics[nic as usize];
             let address = |index: u32| self.data.nic_at(nic, index).map(|(_, ip)| ip);
-            if let (Form::Const(_), Form::IndexPlus(_)) = (row.segment, row.host) {
+            if let (Form::Const(_), Form::Plus(_)) = (row.segment, row.host) {
                 let last = range.first + range.count - 1;
                 intervals.extend(address(range.first).zip(address(last)));
             } else {
