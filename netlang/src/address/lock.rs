@@ -98,7 +98,7 @@ impl Section {
     }
 
     /// The blocks of a declaration, which has none if it is new.
-    fn entry(&mut self, kind: BlockKind, path: &str) -> &mut Extents {
+    pub(crate) fn entry(&mut self, kind: BlockKind, path: &str) -> &mut Extents {
         let hash = self.hasher.hash_one((kind, path));
         let at = self.find(hash, kind, path).unwrap_or_else(|| {
             let (start, at) = (self.text.len() as u32, self.entries.len());

@@ -161,29 +161,17 @@ impl<'d> Classes<'d> {
             let prefix = self.data.segments[segment as usize].prefix;
             self.cuts.is_uniform(prefix.first(), prefix.last())
         };
-        let (forms, indices) = (&self.data.forms, range.indices());
-        if let [nic] = &self.data.nics[nics.start as usize..nics.end as usize] {
-            // Lan by lan: two are enough of one on which no firewall tells addresses apart.
-            let mut found = Vec::new();
-            for segment in forms.values(nic.segment, &indices) {
-                let on_it = forms.runs(nic.segment, &indices, segment).flatten();
-                match uniform(segment) {
-                    true => found.extend(on_it.take(2)),
-                    false => found.extend(on_it),
-                }
-            }
-            return found;
-        }
-        let plain = nics.clone().all(|nic| match self.data.nics[nic as usize].segment {
-            Form::Const(segment) => uniform(segment),
-            _ => false,
+        let mut spread = nics.clone().filter(|nic| match self.data.nics[*nic as usize].segment {
+            Form::Const(segment) => !uniform(segment),
+            _ => true,
         });
-        if plain {
-            return indices.take(2).collect();
+        let Some(nic) = spread.next() else { return range.indices().take(2).collect() };
+        if spread.next().is_none() {
+            return self.candidates_of(nic, range, uniform);
         }
         let mut seen: HashMap<SmallVec<[(u32, u64); 2]>, u8> = HashMap::new();
         let mut found = Vec::new();
-        for index in indices {
+        for index in range.indices() {
             let key = nics
                 .clone()
                 .filter_map(|n| self.data.nic_at(n, index))
@@ -195,6 +183,30 @@ impl<'d> Classes<'d> {
                 found.push(index);
             }
         }
+        found
+    }
+
+    /// Those of VMs of which only one NIC makes a difference: two on each of its lans that no set of addresses cuts.
+    fn candidates_of(&self, nic: u32, range: &Range, uniform: impl Fn(u32) -> bool) -> Vec<u32> {
+        let (forms, form, indices) = (&self.data.forms, self.data.nics[nic as usize].segment, range.indices());
+        let mut found = Vec::new();
+        for segment in forms.values(form, &indices) {
+            let on_it = forms.runs(form, &indices, segment).flatten();
+            if uniform(segment) {
+                found.extend(on_it.take(2));
+                continue;
+            }
+            let mut seen: HashMap<u64, u8> = HashMap::new();
+            for index in on_it {
+                let Some((_, ip)) = self.data.nic_at(nic, index) else { continue };
+                let count = seen.entry(self.cuts.signature(ip)).or_insert(0);
+                if *count < 2 {
+                    *count += 1;
+                    found.push(index);
+                }
+            }
+        }
+        found.sort_unstable();
         found
     }
 
@@ -223,8 +235,10 @@ impl<'d> Classes<'d> {
         let mut nics = self.data.segment_nics.of(segment).iter();
         interfaces.into_iter().any(|i| self.data.interfaces[*i as usize].ip == ip)
             || nics.any(|nic| {
-                let on_it = self.data.indices_on(*nic, segment).flatten();
-                on_it.into_iter().any(|i| self.data.nic_at(*nic, i) == Some((segment, ip)))
+                let row = &self.data.nics[*nic as usize];
+                let host = ip.wrapping_sub(self.data.segments[segment as usize].prefix.first());
+                let of_host = self.data.forms.runs(row.host, &self.data.indices(row.group), host);
+                of_host.flatten().any(|i| self.data.nic_at(*nic, i) == Some((segment, ip)))
             })
     }
 

@@ -168,9 +168,9 @@ impl World<'_> {
         self.host_path(class, path);
         let lan = &mut self.lan_class[class.lan as usize];
         let rank = class.sizes.len();
-        let mut extents = section.get(BlockKind::Host, path).cloned().unwrap_or_default();
+        let extents = section.entry(BlockKind::Host, path);
         if !extents.has_rank(rank) {
-            extents = Extents::default();
+            *extents = Extents::default();
         }
         let until = lan.capacity.map_or(HOSTS_END, |c| c.saturating_add(1).min(HOSTS_END));
         let exact = extents.missing(&class.sizes, &class.sizes);
@@ -184,8 +184,7 @@ impl World<'_> {
                 Some(extent)
             });
             let Some(extent) = fit else {
-                self.too_many_for_lan(class.nic, class.lan);
-                return;
+                return self.too_many_for_lan(class.nic, class.lan);
             };
             lan.space.take(u64::from(extent.base), extent.end());
             extents.0.push(extent);
@@ -193,8 +192,7 @@ impl World<'_> {
         // Only what is in use decides how large the lan must be, and only what is in use must fit.
         let last: Place = class.sizes.iter().map(|s| s.saturating_sub(1)).collect();
         lan.highest = lan.highest.max(u64::from(extents.locate(&last).unwrap_or(0)));
-        section.set(BlockKind::Host, path, &extents);
-        class.extents = extents;
+        class.extents.clone_from(extents);
     }
 
     /// Gives a NIC the numbers of its class.
@@ -220,7 +218,7 @@ impl World<'_> {
                 extents.0.iter().filter_map(|e| e.bounds.last()).filter(|(f, u)| (*f..*u).contains(&at)).map(|b| b.1);
             let Some(end) = end.min() else { break };
             place.push(at);
-            let Some(number) = extents.locate(&place) else { break };
+            let Some(number) = extents.locate(place) else { break };
             place.pop();
             pieces.push((end, i64::from(number) - i64::from(at)));
             at = end;

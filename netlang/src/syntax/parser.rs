@@ -16,7 +16,9 @@ const MAX_NODES: u32 = 400;
 
 /// Parses a text. The tree holds every statement that could be read; problems go to the sink.
 pub(crate) fn parse(text: &str, sink: &mut Sink) -> Tree {
-    let tree = Tree::for_text(words::seeded_interner(), text.len());
+    let mut names = words::seeded_interner();
+    names.reserve_for_text(text.len());
+    let tree = Tree::for_text(names, text.len());
     let mut lexer = Lexer::new(text);
     let token = lexer.token();
     let mut parser = Parser { text, lexer, token, last_end: 0, tree, sink, budget: 0, words: Vec::new() };
