@@ -142,7 +142,7 @@ impl<'d> Classes<'d> {
         members
     }
 
-    fn member(&self, group: u32, index: u32) -> Option<Member> {
+    pub(super) fn member(&self, group: u32, index: u32) -> Option<Member> {
         let row = self.data.groups.get(group as usize)?;
         let nics = row.first_nic..row.first_nic + u32::from(row.nic_count);
         let nics: SmallVec<[(u32, u32); 2]> = nics.filter_map(|n| self.data.nic_at(n, index)).collect();

@@ -15,6 +15,8 @@ mod fib;
 mod header;
 mod member;
 mod ospf;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod valley;
 mod walk;
