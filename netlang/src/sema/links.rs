@@ -2,8 +2,11 @@
 //!
 //! A link's block of addresses is an element of its statement's array, at a place that depends on the two ends alone,
 //! so that a router more or less moves no other link: a mesh has its links at `j * (j - 1) / 2 + i` for the elements
-//! i < j, `each` has those of element i at (i, 0), (i, 1), … Which routers `each` chooses is decided by rendezvous
-//! hashing of the two paths: a router that is added or removed changes only the links that it wins or had.
+//! i < j, `each` that of elements i and j at (i, j). Which routers `each` chooses is decided by rendezvous hashing of
+//! the two paths: a router that is added or removed changes only the links that it wins or had.
+//!
+//! For very many routers all pairs would need more addresses than there are. Then the links of element i are at (i, 0),
+//! (i, 1), … in the order of preference: one that it wins or loses may renumber its other ones, but nobody else's.
 
 use super::World;
 use super::allot::grow;
@@ -31,6 +34,8 @@ pub(crate) struct LinkClass {
     pub(crate) key: String,
     /// The most elements in each dimension.
     pub(crate) sizes: Place,
+    /// The same for places by preference, of `each`.
+    pub(crate) ranked_sizes: Place,
     pub(crate) span: Span,
 }
 
@@ -41,6 +46,8 @@ pub(crate) struct LinkSource {
     pub(crate) class: u32,
     /// Its place in the array of its class.
     pub(crate) place: Place,
+    /// Its place by preference, of `each`.
+    pub(crate) ranked: Option<Place>,
 }
 
 /// What the words of a link say.
@@ -141,7 +148,12 @@ impl World<'_> {
         let span = self.tree.head_span(stmt);
         let next = self.link_classes.len() as u32;
         let class = *classes.entry(key).or_insert_with_key(|key| {
-            self.link_classes.push(LinkClass { key: key.clone(), sizes: Place::new(), span });
+            self.link_classes.push(LinkClass {
+                key: key.clone(),
+                sizes: Place::new(),
+                ranked_sizes: Place::new(),
+                span,
+            });
             next
         });
         let common = Common { instance, stmt, head, class, policy, cost, mtu };
@@ -203,7 +215,7 @@ impl World<'_> {
         let prefix = &self.instance_classes[self.class_of[common.instance as usize] as usize].prefix;
         let name = format!("{prefix}{name}").into_boxed_str();
         let place = self.place_of(common.instance);
-        self.push_link(common, Some(name), [left, right], [a, b], place);
+        self.push_link(common, Some(name), [left, right], [a, b], place, None);
         Some(())
     }
 
@@ -233,7 +245,7 @@ impl World<'_> {
                     }
                     (i, j) => place.extend(i.iter().chain(j).copied()),
                 }
-                self.push_link(common, None, [*left, *right], [set, set], place);
+                self.push_link(common, None, [*left, *right], [set, set], place, None);
             }
         }
         Some(())
@@ -253,7 +265,7 @@ impl World<'_> {
         };
         let (left_hash, right_hash): (Vec<u64>, Vec<u64>) =
             (left.iter().map(hash).collect(), right.iter().map(hash).collect());
-        let mut chosen: Vec<(u32, u32, usize)> = Vec::with_capacity(left.len() * wanted);
+        let mut chosen: Vec<(u32, u32, u32)> = Vec::with_capacity(left.len() * wanted);
         let mut scores: Vec<(u64, u32)> = Vec::with_capacity(right.len());
         for (x, x_hash) in left.iter().zip(&left_hash) {
             scores.clear();
@@ -268,21 +280,46 @@ impl World<'_> {
                 scores.truncate(wanted);
             }
             scores.sort_unstable_by(|a, b| b.cmp(a));
-            chosen.extend(scores.iter().enumerate().map(|(r, (_, y))| (*x, *y, r)));
+            chosen.extend((0..).zip(&scores).map(|(rank, (_, y))| (*x, *y, rank)));
         }
-        // Two that chose each other get one link, that of the lower one.
-        let pairs: HashSet<(u32, u32)> = chosen.iter().map(|(x, y, _)| (*x, *y)).collect();
+        self.push_chosen(common, [from, to], &left, &right, &chosen);
+        Some(())
+    }
+
+    /// Makes the links of `each`, given as (element, choice, rank of the choice).
+    fn push_chosen(
+        &mut self,
+        common: &Common,
+        words: [ExprId; 2],
+        left: &[u32],
+        right: &[u32],
+        chosen: &[(u32, u32, u32)],
+    ) {
+        let places = |routers: &[u32]| -> HashMap<u32, Place> {
+            routers.iter().map(|r| (*r, self.relative_router_place(*r, common.instance))).collect()
+        };
+        let (left, right) = (places(left), places(right));
         let base = self.place_of(common.instance);
+        let mut seen: HashSet<(u32, u32)> = HashSet::new();
         for (x, y, rank) in chosen {
-            if y < x && pairs.contains(&(y, x)) {
+            let (mut x, mut y) = (*x, *y);
+            // Peers that could have chosen each other: one link, and the same whoever chose.
+            if common.head.relation == Relation::Peer
+                && right.contains_key(&x)
+                && left.contains_key(&y)
+                && left[&y] < left[&x]
+            {
+                std::mem::swap(&mut x, &mut y);
+            }
+            if !seen.insert((x, y)) || (common.head.relation == Relation::Transit && seen.contains(&(y, x))) {
                 continue;
             }
-            let mut place = base.clone();
-            place.extend(self.relative_router_place(x, common.instance));
-            place.push(rank as u32);
-            self.push_link(common, None, [x, y], [from, to], place);
+            let (mut place, mut ranked) = (base.clone(), base.clone());
+            place.extend(left[&x].iter().chain(&right[&y]).copied());
+            ranked.extend(left[&x].iter().copied());
+            ranked.push(*rank);
+            self.push_link(common, None, [x, y], words, place, Some(ranked));
         }
-        Some(())
     }
 
     fn too_few(&mut self, set: ExprId, wanted: usize, found: usize) {
@@ -321,8 +358,13 @@ impl World<'_> {
         routers: [u32; 2],
         words: [ExprId; 2],
         place: Place,
+        ranked: Option<Place>,
     ) {
-        grow(&mut self.link_classes[common.class as usize].sizes, &place);
+        let class = &mut self.link_classes[common.class as usize];
+        grow(&mut class.sizes, &place);
+        if let Some(ranked) = &ranked {
+            grow(&mut class.ranked_sizes, ranked);
+        }
         let id = self.data.links.len() as u32;
         for (router, word) in routers.into_iter().zip(words) {
             self.attaches.push(super::routers::Attach { router, on: On::Link(id), host: 0, word, gateway: None });
@@ -339,7 +381,7 @@ impl World<'_> {
             cost: common.cost,
             mtu: common.mtu,
         });
-        self.link_sources.push(LinkSource { class: common.class, place });
+        self.link_sources.push(LinkSource { class: common.class, place, ranked });
     }
 
     /// Gives the declared name of a link statement its rows.

@@ -199,16 +199,20 @@ impl World<'_> {
         let len = pool.each.unwrap_or(31);
         let inside =
             |e: &Extent| e.len == len && e.base >= pool.prefix.first() && e.end() <= u64::from(pool.prefix.last()) + 1;
-        let mut blocks: Vec<Extents> = Vec::with_capacity(self.link_classes.len());
+        let mut blocks: Vec<(Extents, bool)> = Vec::with_capacity(self.link_classes.len());
         for class in &self.link_classes {
-            let mut extents = section.get(BlockKind::Link, &class.key).cloned().unwrap_or_default();
-            if !extents.has_rank(class.sizes.len()) || !extents.0.iter().all(inside) {
+            let ranked_key = format!("{}#rank", class.key);
+            let ranked = !class.ranked_sizes.is_empty()
+                && (section.get(BlockKind::Link, &ranked_key).is_some()
+                    || (section.get(BlockKind::Link, &class.key).is_none() && is_wide(&class.sizes, len, pool)));
+            let (key, sizes) = if ranked { (&ranked_key, &class.ranked_sizes) } else { (&class.key, &class.sizes) };
+            let mut extents = section.get(BlockKind::Link, key).cloned().unwrap_or_default();
+            if !extents.has_rank(sizes.len()) || !extents.0.iter().all(inside) {
                 extents = Extents::default();
             }
-            let room: Place = class.sizes.iter().map(|s| s.checked_next_power_of_two().unwrap_or(*s)).collect();
             // A class whose links all failed has no size.
             let missing =
-                if class.sizes.contains(&0) { Default::default() } else { extents.missing(&class.sizes, &room) };
+                if sizes.contains(&0) { Default::default() } else { extents.missing(sizes, &room_for(sizes)) };
             for bounds in missing {
                 let Some(extent) = take(Extent { base: 0, len, bounds }, pool, space) else {
                     self.pool_empty(class.span, pool, "link");
@@ -216,15 +220,28 @@ impl World<'_> {
                 };
                 extents.0.push(extent);
             }
-            section.set(BlockKind::Link, &class.key, &extents);
-            blocks.push(extents);
+            section.set(BlockKind::Link, key, &extents);
+            blocks.push((extents, ranked));
         }
         for (link, source) in self.data.links.iter_mut().zip(&self.link_sources) {
-            if let Some(base) = blocks[source.class as usize].locate(&source.place) {
+            let (extents, ranked) = &blocks[source.class as usize];
+            let place = source.ranked.as_ref().filter(|_| *ranked).unwrap_or(&source.place);
+            if let Some(base) = extents.locate(place) {
                 link.prefix = Prefix::new(base, len);
             }
         }
     }
+}
+
+/// What a block for so many elements reserves.
+fn room_for(sizes: &Place) -> Place {
+    sizes.iter().map(|s| s.checked_next_power_of_two().unwrap_or(*s)).collect()
+}
+
+/// Whether a block for all pairs would take more than an eighth of the pool.
+fn is_wide(sizes: &Place, len: u8, pool: &Pool) -> bool {
+    let count = room_for(sizes).iter().fold(1u64, |n, s| n.saturating_mul(u64::from(*s)));
+    count.saturating_mul(1 << (32 - u32::from(len.min(32)))) > pool.prefix.size() / 8
 }
 
 /// Takes room for a block from a pool, aligned to its elements.
