@@ -72,6 +72,14 @@ codes! {
     CANNOT_GROW = "E0306";
     /// A prefix that cannot be.
     BAD_PREFIX = "E0307";
+    /// A DHCP range that cannot be.
+    BAD_DHCP_RANGE = "E0308";
+    /// A host number on the wrong side of a DHCP range.
+    DHCP_NUMBER = "E0309";
+    /// A NIC that asks for its address where nobody lends any.
+    NO_DHCP = "E0310";
+    /// A DHCP range without a router that serves it.
+    NO_DHCP_SERVER = "E0311";
     /// A link that cannot be.
     BAD_LINK = "E0401";
     /// Fewer routers than each is to be linked to.

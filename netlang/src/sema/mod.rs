@@ -23,6 +23,7 @@ pub(crate) mod modules;
 mod nat;
 mod nics;
 mod ospf;
+mod policies;
 mod pools;
 mod refs;
 mod routers;
@@ -168,6 +169,7 @@ pub(crate) struct World<'a> {
 
     // Rows, and what was said about them.
     given_prefix: Vec<Option<Option<Prefix>>>,
+    broken_dhcp: HashSet<u32>,
     class_rows: HashMap<Class, u32>,
     nic_sources: Vec<vms::NicSource>,
     poisoned_nics: HashSet<u32>,
@@ -214,6 +216,7 @@ impl<'a> World<'a> {
             ports: 0,
             too_large: false,
             given_prefix: Vec::new(),
+            broken_dhcp: HashSet::new(),
             class_rows: HashMap::new(),
             nic_sources: Vec::new(),
             poisoned_nics: HashSet::new(),
@@ -240,6 +243,7 @@ impl<'a> World<'a> {
         self.all_values();
         self.externals();
         self.lans();
+        self.lan_policies();
         self.groups();
         self.routers();
         self.links();
@@ -254,6 +258,7 @@ impl<'a> World<'a> {
         }
         self.verify();
         self.gateways();
+        self.verify_dhcp();
         self.nats();
         self.firewalls();
         if !self.sink.has_errors() {
