@@ -84,6 +84,10 @@ codes! {
     BAD_LINK = "E0401";
     /// Fewer routers than each is to be linked to.
     TOO_FEW_PEERS = "E0402";
+    /// Packets larger than a vxlan can carry.
+    MTU_TOO_LARGE = "E0403";
+    /// Two external networks on one wire.
+    SHARED_WIRE = "E0404";
     /// More ports than a bridge has.
     BRIDGE_PORTS = "E0407";
     /// Several routers, no word on which is the gateway.
@@ -96,6 +100,12 @@ codes! {
     TWO_UPLINKS = "E0504";
     /// A kind of router that cannot do what is asked.
     KIND_CANNOT = "E0505";
+    /// OSPF neighbours in different areas.
+    OSPF_AREAS = "E0506";
+    /// OSPF neighbours with different timers.
+    OSPF_TIMERS = "E0507";
+    /// An OSPF area that is not attached to the backbone.
+    OSPF_BACKBONE = "E0508";
     /// OSPF on what the router is not on.
     OSPF_ELSEWHERE = "E0509";
     /// Translation on an external network that the router is not on.
@@ -112,6 +122,12 @@ codes! {
     CHECK_DIAMETER = "E0803";
     /// A VM without a network.
     NO_NETWORK = "W0301";
+    /// Packets that need a larger underlay between hosts.
+    MTU_NEEDS_UNDERLAY = "W0401";
+    /// A VM with two NICs on one lan.
+    TWO_NICS = "W0402";
+    /// OSPF at one end of a link only.
+    OSPF_ONE_END = "W0501";
     /// An announced network of which not every AS hears.
     AS_UNREACHED = "W0520";
 }

@@ -23,6 +23,7 @@ pub(crate) mod modules;
 mod nat;
 mod nics;
 mod ospf;
+mod ospf_checks;
 mod policies;
 mod pools;
 mod refs;
@@ -30,6 +31,7 @@ mod routers;
 pub(crate) mod value;
 mod verify;
 mod vms;
+mod wires;
 mod zones;
 
 use crate::address::extents::Extents;
@@ -176,6 +178,8 @@ pub(crate) struct World<'a> {
     attaches: Vec<routers::Attach>,
     broken_routers: HashSet<u32>,
     interface_words: Vec<ExprId>,
+    /// The word that says the OSPF area of an interface.
+    area_words: HashMap<u32, ExprId>,
     link_sources: Vec<links::LinkSource>,
     link_classes: Vec<links::LinkClass>,
     link_names: HashMap<(u32, String), StmtId>,
@@ -223,6 +227,7 @@ impl<'a> World<'a> {
             attaches: Vec::new(),
             broken_routers: HashSet::new(),
             interface_words: Vec::new(),
+            area_words: HashMap::new(),
             link_sources: Vec::new(),
             link_classes: Vec::new(),
             link_names: HashMap::new(),
@@ -261,6 +266,8 @@ impl<'a> World<'a> {
         self.verify_dhcp();
         self.nats();
         self.firewalls();
+        self.wires();
+        self.ospf_checks();
         if !self.sink.has_errors() {
             self.announcements();
             self.check_lines();
