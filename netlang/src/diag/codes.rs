@@ -108,6 +108,8 @@ codes! {
     OSPF_BACKBONE = "E0508";
     /// OSPF on what the router is not on.
     OSPF_ELSEWHERE = "E0509";
+    /// Networks that buy transit from one another in a circle.
+    TRANSIT_CYCLE = "E0510";
     /// Translation on an external network that the router is not on.
     NAT_ELSEWHERE = "E0511";
     /// A translation that was given twice.
@@ -128,6 +130,14 @@ codes! {
     TWO_NICS = "W0402";
     /// OSPF at one end of a link only.
     OSPF_ONE_END = "W0501";
+    /// A BGP router without a session.
+    BGP_ALONE = "W0502";
+    /// A prefix that two autonomous systems originate.
+    ORIGINATED_TWICE = "W0503";
+    /// Transit between routers that do not speak BGP to one another.
+    TRANSIT_MEANS_NOTHING = "W0504";
+    /// A prefix that has none of the autonomous system's own lans in it.
+    ORIGINATES_OTHERS = "W0505";
     /// An announced network of which not every AS hears.
     AS_UNREACHED = "W0520";
 }

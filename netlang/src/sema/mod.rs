@@ -7,6 +7,7 @@
 
 mod allot;
 mod bgp;
+mod bgp_checks;
 mod check_messages;
 mod checks;
 mod clause;
@@ -268,6 +269,7 @@ impl<'a> World<'a> {
         self.firewalls();
         self.wires();
         self.ospf_checks();
+        self.bgp_checks();
         if !self.sink.has_errors() {
             self.announcements();
             self.check_lines();
