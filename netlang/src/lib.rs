@@ -16,6 +16,7 @@ pub mod ide;
 mod plan;
 mod proof;
 mod sema;
+mod sets;
 mod source;
 mod syntax;
 mod text;

@@ -72,10 +72,22 @@ codes! {
     CANNOT_GROW = "E0306";
     /// A prefix that cannot be.
     BAD_PREFIX = "E0307";
+    /// A DHCP range that cannot be.
+    BAD_DHCP_RANGE = "E0308";
+    /// A host number on the wrong side of a DHCP range.
+    DHCP_NUMBER = "E0309";
+    /// A NIC that asks for its address where nobody lends any.
+    NO_DHCP = "E0310";
+    /// A DHCP range without a router that serves it.
+    NO_DHCP_SERVER = "E0311";
     /// A link that cannot be.
     BAD_LINK = "E0401";
     /// Fewer routers than each is to be linked to.
     TOO_FEW_PEERS = "E0402";
+    /// Packets larger than a vxlan can carry.
+    MTU_TOO_LARGE = "E0403";
+    /// Two external networks on one wire.
+    SHARED_WIRE = "E0404";
     /// More ports than a bridge has.
     BRIDGE_PORTS = "E0407";
     /// Several routers, no word on which is the gateway.
@@ -88,8 +100,16 @@ codes! {
     TWO_UPLINKS = "E0504";
     /// A kind of router that cannot do what is asked.
     KIND_CANNOT = "E0505";
+    /// OSPF neighbours in different areas.
+    OSPF_AREAS = "E0506";
+    /// OSPF neighbours with different timers.
+    OSPF_TIMERS = "E0507";
+    /// An OSPF area that is not attached to the backbone.
+    OSPF_BACKBONE = "E0508";
     /// OSPF on what the router is not on.
     OSPF_ELSEWHERE = "E0509";
+    /// Networks that buy transit from one another in a circle.
+    TRANSIT_CYCLE = "E0510";
     /// Translation on an external network that the router is not on.
     NAT_ELSEWHERE = "E0511";
     /// A translation that was given twice.
@@ -104,6 +124,20 @@ codes! {
     CHECK_DIAMETER = "E0803";
     /// A VM without a network.
     NO_NETWORK = "W0301";
+    /// Packets that need a larger underlay between hosts.
+    MTU_NEEDS_UNDERLAY = "W0401";
+    /// A VM with two NICs on one lan.
+    TWO_NICS = "W0402";
+    /// OSPF at one end of a link only.
+    OSPF_ONE_END = "W0501";
+    /// A BGP router without a session.
+    BGP_ALONE = "W0502";
+    /// A prefix that two autonomous systems originate.
+    ORIGINATED_TWICE = "W0503";
+    /// Transit between routers that do not speak BGP to one another.
+    TRANSIT_MEANS_NOTHING = "W0504";
+    /// A prefix that has none of the autonomous system's own lans in it.
+    ORIGINATES_OTHERS = "W0505";
     /// An announced network of which not every AS hears.
     AS_UNREACHED = "W0520";
 }

@@ -4,6 +4,7 @@
 //! arithmetic on the group's row and the index. Everything here is read-only and cheap to clone.
 
 pub(crate) mod closed;
+mod duties;
 mod fold;
 pub(crate) mod form;
 pub(crate) mod names;
@@ -15,10 +16,14 @@ mod summary;
 mod target;
 mod view;
 
+pub use duties::{Bgp, BgpNeighbour, BgpRole, Firewall, Nat};
 pub use fold::fold_indices;
+pub(crate) use routing::NatRow;
 pub use routing::{DhcpRange, LanPolicy, LinkPolicy, OspfInterface, Protocol, SwitchKind};
 pub use rows::Relation;
-pub use summary::{GroupSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary, Totals};
+pub use summary::{
+    BgpSummary, GroupSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary, Totals,
+};
 pub use target::TargetError;
 pub use view::Ports;
 
@@ -171,6 +176,8 @@ pub struct Nic {
     pub prefix_len: u8,
     /// Largest packet, in bytes.
     pub mtu: u16,
+    /// The guest asks for the address; the segment's gateway has it reserved for the MAC address.
+    pub dhcp: bool,
 }
 
 /// A static route.
@@ -201,6 +208,8 @@ pub struct Segment {
     pub vni: u32,
     /// Address of the gateway that guests use.
     pub gateway: Option<Ipv4Addr>,
+    /// What it does with frames.
+    pub policy: LanPolicy,
 }
 
 /// Who owns a port of a segment.
@@ -258,6 +267,10 @@ pub struct Interface {
     pub prefix_len: u8,
     /// Largest packet, in bytes.
     pub mtu: u16,
+    /// The router on an external network that leads to the rest of the world.
+    pub gateway: Option<Ipv4Addr>,
+    /// OSPF on it.
+    pub ospf: Option<OspfInterface>,
 }
 
 /// A router, worked out from its row; its routes are computed on the way.
@@ -269,10 +282,37 @@ pub struct Router {
     pub name: String,
     /// What routes.
     pub kind: RouterKind,
-    /// Interfaces: first those on lans, in the file's order, then those of links.
+    /// Its lowest address, which names it in routing protocols; `None` without any.
+    pub router_id: Option<Ipv4Addr>,
+    /// Interfaces: first those on lans and external networks, in the file's order, then those of links.
     pub interfaces: Vec<Interface>,
+    /// It announces a default route by OSPF.
+    pub originates_default: bool,
+    /// BGP, if it speaks it.
+    pub bgp: Option<Bgp>,
+    /// What it lets through; everything without a firewall.
+    pub firewall: Option<Firewall>,
+    /// Translations, in the file's order.
+    pub nat: Vec<Nat>,
     /// Static routes to everything that is not on an interface, by the least cost.
     pub routes: Vec<Route>,
+}
+
+/// A network outside, on an interface of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct External {
+    /// Its id in the plan.
+    pub id: ExternalId,
+    /// Name in the file.
+    pub name: String,
+    /// The host that has the interface.
+    pub host: String,
+    /// The host's interface.
+    pub interface: String,
+    /// First address of its prefix.
+    pub prefix: Ipv4Addr,
+    /// Length of its prefix.
+    pub prefix_len: u8,
 }
 
 /// A line between two routers.
@@ -294,6 +334,10 @@ pub struct Link {
     pub cost: u32,
     /// Largest packet, in bytes.
     pub mtu: u16,
+    /// What the ends are to each other, if both speak BGP and are of different autonomous systems.
+    pub relation: Relation,
+    /// How it is shaped.
+    pub policy: LinkPolicy,
 }
 
 /// What a check demands.

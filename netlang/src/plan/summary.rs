@@ -1,7 +1,11 @@
 //! What `fleet plan` shows: sums, segments, groups as ranges. Its size goes with the declarations, not the VMs.
 
-use super::{HypervisorKind, LinkId, Plan, RouterKind, SegmentId};
+use super::duties::BgpRole;
+use super::{
+    External, Firewall, HypervisorKind, LanPolicy, LinkId, LinkPolicy, Nat, Plan, Relation, RouterKind, SegmentId,
+};
 use crate::address::prefix::Prefix;
+use hashbrown::HashMap;
 use serde::Serialize;
 use std::net::Ipv4Addr;
 
@@ -20,6 +24,8 @@ pub struct PlanSummary {
     pub routers: Vec<RouterSummary>,
     /// Links.
     pub links: Vec<LinkSummary>,
+    /// Networks outside.
+    pub externals: Vec<External>,
     /// The text of the `check` lines.
     pub checks: Vec<String>,
 }
@@ -94,6 +100,8 @@ pub struct SegmentSummary {
     pub vni: u32,
     /// Largest packet, in bytes.
     pub mtu: u16,
+    /// What it does with frames.
+    pub policy: LanPolicy,
 }
 
 /// A router.
@@ -105,6 +113,35 @@ pub struct RouterSummary {
     pub kind: RouterKind,
     /// Addresses of its interfaces.
     pub addresses: Vec<Ipv4Addr>,
+    /// The OSPF areas that it is in, in ascending order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ospf_areas: Vec<u32>,
+    /// BGP, if it speaks it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<BgpSummary>,
+    /// What it lets through, if it has a firewall.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Firewall>,
+    /// Translations.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nat: Vec<Nat>,
+}
+
+/// A router's BGP, its sessions counted by what the neighbour is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BgpSummary {
+    /// Number of its autonomous system.
+    pub asn: u32,
+    /// Prefixes that it announces as its own.
+    pub originate: Vec<Prefix>,
+    /// Sessions with those that buy transit from it.
+    pub customers: u32,
+    /// Sessions with those that sell transit to it.
+    pub providers: u32,
+    /// Sessions with peers.
+    pub peers: u32,
+    /// Sessions within the autonomous system.
+    pub internal: u32,
 }
 
 /// A link.
@@ -116,6 +153,10 @@ pub struct LinkSummary {
     pub prefix: Prefix,
     /// The ends' routers.
     pub routers: [String; 2],
+    /// What the ends are to each other, if both speak BGP.
+    pub relation: Relation,
+    /// How it is shaped.
+    pub policy: LinkPolicy,
 }
 
 impl Plan {
@@ -133,6 +174,10 @@ impl Plan {
         };
         let groups = (0..data.groups.len()).map(|g| self.group_summary(g, &mut ports, &mut totals)).collect();
         totals.ports = ports.iter().map(|p| u64::from(*p)).sum();
+        let mut members: HashMap<u32, u32> = HashMap::new();
+        for row in data.routers.iter().filter_map(|r| data.bgp.get(r.bgp? as usize)) {
+            *members.entry(row.asn).or_default() += 1;
+        }
         let name = |row: &super::rows::RouterRow| data.names.path(row.instance, row.decl, row.index);
         PlanSummary {
             experiment: data.experiment.clone(),
@@ -148,6 +193,7 @@ impl Plan {
                     ports: *ports,
                     vni: s.vni,
                     mtu: s.mtu,
+                    policy: s.policy,
                 })
                 .collect(),
             routers: (0u32..)
@@ -156,6 +202,10 @@ impl Plan {
                     name: name(row),
                     kind: row.kind,
                     addresses: data.interfaces_of(id).iter().map(|i| Ipv4Addr::from(i.ip)).collect(),
+                    ospf_areas: self.ospf_areas(id),
+                    bgp: self.bgp_summary(id, &members),
+                    firewall: data.firewall_of(id),
+                    nat: data.nats_of(id).iter().map(|n| Nat::from(*n)).collect(),
                 })
                 .collect(),
             links: (0..data.links.len() as u32)
@@ -164,10 +214,43 @@ impl Plan {
                     prefix: data.links[l.id.0 as usize].prefix,
                     routers: [l.a.0, l.b.0].map(|r| name(&data.routers[r.0 as usize])),
                     name: l.name,
+                    relation: l.relation,
+                    policy: l.policy,
                 })
                 .collect(),
+            externals: self.externals().collect(),
             checks: data.checks.iter().map(|c| c.text.clone()).collect(),
         }
+    }
+
+    fn ospf_areas(&self, router: u32) -> Vec<u32> {
+        let interfaces = self.data.interfaces_of(router).iter();
+        let mut areas: Vec<u32> = interfaces.filter_map(|i| i.ospf.map(|o| o.area)).collect();
+        areas.sort_unstable();
+        areas.dedup();
+        areas
+    }
+
+    /// `members` counts the routers of each autonomous system.
+    fn bgp_summary(&self, router: u32, members: &HashMap<u32, u32>) -> Option<BgpSummary> {
+        let row = self.data.bgp.get(self.data.routers[router as usize].bgp? as usize)?;
+        let mut summary = BgpSummary {
+            asn: row.asn,
+            originate: row.originate.to_vec(),
+            customers: 0,
+            providers: 0,
+            peers: 0,
+            internal: members.get(&row.asn).map_or(0, |n| n.saturating_sub(1)),
+        };
+        for (_, _, role) in self.data.external_sessions(router) {
+            match role {
+                BgpRole::Customer => summary.customers += 1,
+                BgpRole::Provider => summary.providers += 1,
+                BgpRole::Peer => summary.peers += 1,
+                BgpRole::Internal => summary.internal += 1,
+            }
+        }
+        Some(summary)
     }
 
     fn group_summary(&self, group: usize, ports: &mut [u32], totals: &mut Totals) -> GroupSummary {

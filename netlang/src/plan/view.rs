@@ -3,8 +3,8 @@
 use super::form::Runs;
 use super::rows::{GroupRow, InterfaceRow, On, SegmentRow};
 use super::{
-    Attachment, Check, ExternalId, Group, GroupId, Interface, Link, LinkId, Nic, Plan, Port, PortOwner, Route, Router,
-    RouterId, Segment, SegmentId, Unsupported, Vm, mac,
+    Attachment, Check, External, ExternalId, Group, GroupId, Interface, Link, LinkId, Nat, Nic, Plan, Port, PortOwner,
+    Route, Router, RouterId, Segment, SegmentId, Unsupported, Vm, mac,
 };
 use crate::text::fnv32;
 use std::net::Ipv4Addr;
@@ -111,6 +111,7 @@ impl Plan {
             ip: Ipv4Addr::from(ip),
             prefix_len: on.prefix.len(),
             mtu: on.mtu,
+            dhcp: self.data.nics[(row.first_nic + number) as usize].dhcp,
         })
     }
 
@@ -143,6 +144,7 @@ impl Plan {
             mtu: row.mtu,
             vni: row.vni,
             gateway: self.gateway(SegmentId(id)),
+            policy: self.data.lan_policies[row.policy as usize],
         }
     }
 
@@ -174,7 +176,12 @@ impl Plan {
             id: RouterId(id),
             name: self.data.names.path(row.instance, row.decl, row.index),
             kind: row.kind,
+            router_id: self.data.router_id(id).map(Ipv4Addr::from),
             interfaces: interfaces.map(|(number, row)| self.interface(number, row)).collect(),
+            originates_default: row.originates_default,
+            bgp: self.data.bgp_of(id),
+            firewall: self.data.firewall_of(id),
+            nat: self.data.nats_of(id).iter().map(|n| Nat::from(*n)).collect(),
             routes: super::route::static_routes(&self.data, id),
         }
     }
@@ -192,6 +199,8 @@ impl Plan {
             ip: Ipv4Addr::from(row.ip),
             prefix_len: prefix.len(),
             mtu,
+            gateway: row.gateway.map(Ipv4Addr::from),
+            ospf: row.ospf,
         }
     }
 
@@ -222,7 +231,21 @@ impl Plan {
             prefix_len: row.prefix.len(),
             cost: row.cost,
             mtu: row.mtu,
+            relation: row.relation,
+            policy: self.data.link_policies[row.policy as usize],
         }
+    }
+
+    /// All external networks, in the order of their ids.
+    pub fn externals(&self) -> impl Iterator<Item = External> + '_ {
+        (0u32..).zip(&self.data.externals).map(|(id, row)| External {
+            id: ExternalId(id),
+            name: self.data.names.path(0, row.decl, None),
+            host: row.host.to_string(),
+            interface: row.interface.to_string(),
+            prefix: row.prefix.network(),
+            prefix_len: row.prefix.len(),
+        })
     }
 
     /// What the file asks for and this version of fleet cannot run yet; empty for plans of

@@ -1,6 +1,7 @@
 //! Which segments and routers hang together: a prefix must be unique there.
 
 use crate::plan::rows::{Data, On};
+use crate::sets::Sets;
 
 /// Which segments and routers hang together over routers and links.
 #[derive(Debug, Clone)]
@@ -10,37 +11,19 @@ pub(crate) struct Domains {
 }
 
 impl Domains {
-    /// Union-find over routers and segments.
+    /// The domains of a plan.
     pub(crate) fn of(data: &Data) -> Domains {
         let routers = data.routers.len();
-        let mut domains = Domains { root: (0..(routers + data.segments.len()) as u32).collect(), routers };
+        let mut sets = Sets::new(routers + data.segments.len());
         for row in &data.interfaces {
             let other = match row.on {
                 On::Segment(s) => routers as u32 + s,
                 On::Link(l) => data.links[l as usize].routers[0],
                 On::External(_) => continue,
             };
-            domains.join(row.router, other);
+            sets.join(row.router, other);
         }
-        for node in 0..domains.root.len() as u32 {
-            let root = domains.find(node);
-            domains.root[node as usize] = root;
-        }
-        domains
-    }
-
-    fn find(&mut self, mut node: u32) -> u32 {
-        while self.root[node as usize] != node {
-            let above = self.root[self.root[node as usize] as usize];
-            self.root[node as usize] = above;
-            node = above;
-        }
-        node
-    }
-
-    fn join(&mut self, a: u32, b: u32) {
-        let (a, b) = (self.find(a), self.find(b));
-        self.root[a.max(b) as usize] = a.min(b);
+        Domains { root: sets.into_roots(), routers }
     }
 
     /// The domain of a segment.

@@ -26,6 +26,9 @@ pub(crate) struct LanClass {
     pub(crate) path: String,
     /// Host numbers that are taken on any of its segments.
     pub(crate) space: Space,
+    /// Host numbers that all of its segments lend by DHCP, half open, and which of them are reserved.
+    pub(crate) dhcp: Option<(u64, u64)>,
+    pub(crate) leases: Space,
     /// The largest host number that all given prefixes have; `None` if the prefix is to be found.
     pub(crate) capacity: Option<u64>,
     /// The largest host number in use.
@@ -33,6 +36,22 @@ pub(crate) struct LanClass {
     /// The most elements in each dimension.
     sizes: Place,
     pub(crate) span: Span,
+}
+
+impl LanClass {
+    /// Marks host numbers as taken, those that are lent as well as the others.
+    pub(crate) fn take(&mut self, from: u64, until: u64) {
+        self.space.take(from, until);
+        self.leases.take(from, until);
+    }
+
+    /// Whether a block is on the wrong side of the DHCP range.
+    pub(crate) fn misplaced(&self, block: &Extent, by_dhcp: bool) -> bool {
+        self.dhcp.is_some_and(|(first, until)| match by_dhcp {
+            true => u64::from(block.base) < first || block.end() > until,
+            false => u64::from(block.base) < until && block.end() > first,
+        })
+    }
 }
 
 impl World<'_> {
@@ -81,8 +100,16 @@ impl World<'_> {
             self.class_of_segment.push(id);
             let mut place = self.place_of(row.instance);
             place.extend(row.index);
+            let dhcp = self.dhcp_of(segment as u32).map(|d| (u64::from(d.first), u64::from(d.until)));
             let class = &mut self.lan_class[id as usize];
             grow(&mut class.sizes, &place);
+            if let Some((first, until)) = dhcp {
+                let (least, most) = class.dhcp.unwrap_or((first, until));
+                class.dhcp = Some((least.max(first), most.min(until)));
+                // Whoever does not ask for an address never gets one of these.
+                class.space.take(first, until);
+                class.highest = class.highest.max(until - 1);
+            }
             if let Some(given) = self.given_prefix[segment] {
                 let most = given.map_or(u64::MAX, Prefix::max_host_number);
                 class.capacity = Some(class.capacity.map_or(most, |c| c.min(most)));

@@ -38,12 +38,12 @@ impl World<'_> {
     pub(crate) fn host_numbers(&mut self, section: &mut Section) {
         // 1. What the lock gave on these lans, and what the file says by `at`.
         for (lan, from, until) in self.locked_hosts(section) {
-            self.lan_class[lan].space.take(from, until);
+            self.lan_class[lan].take(from, until);
         }
         for attach in &self.attaches {
             if let On::Segment(s) = attach.on {
                 let class = &mut self.lan_class[self.class_of_segment[s as usize] as usize];
-                class.space.take(u64::from(attach.host), u64::from(attach.host) + 1);
+                class.take(u64::from(attach.host), u64::from(attach.host) + 1);
                 class.highest = class.highest.max(u64::from(attach.host));
             }
         }
@@ -169,24 +169,31 @@ impl World<'_> {
         let lan = &mut self.lan_class[class.lan as usize];
         let rank = class.sizes.len();
         let extents = section.entry(BlockKind::Host, path);
-        if !extents.has_rank(rank) {
+        let dhcp = self.data.nics[class.nic as usize].dhcp;
+        // Blocks on the wrong side of a DHCP range: the file was changed on purpose, so the group moves.
+        if !extents.has_rank(rank) || extents.0.iter().any(|e| lan.misplaced(e, dhcp)) {
             *extents = Extents::default();
         }
         let until = lan.capacity.map_or(HOSTS_END, |c| c.saturating_add(1).min(HOSTS_END));
+        let (from, until) = match lan.dhcp.filter(|_| dhcp) {
+            Some((first, end)) => (first, end.min(until)),
+            None => (u64::from(FIRST_HOST), until),
+        };
         let exact = extents.missing(&class.sizes, &class.sizes);
         for (bounds, exact) in extents.missing(&class.sizes, &class.room).into_iter().zip(exact) {
             let room = Extent { base: 0, len: 0, bounds };
             let tight = Extent { base: 0, len: 0, bounds: exact };
             // Room to grow if there is room, else just what is needed.
             let fit = [room, tight].into_iter().find_map(|mut extent| {
-                let base = lan.space.fit(u64::from(FIRST_HOST), until, extent.count(), 1)?;
+                let space = if dhcp { &mut lan.leases } else { &mut lan.space };
+                let base = space.fit(from, until, extent.count(), 1)?;
                 extent.base = u32::try_from(base).ok()?;
                 Some(extent)
             });
             let Some(extent) = fit else {
                 return self.too_many_for_lan(class.nic, class.lan);
             };
-            lan.space.take(u64::from(extent.base), extent.end());
+            lan.take(u64::from(extent.base), extent.end());
             extents.0.push(extent);
         }
         // Only what is in use decides how large the lan must be, and only what is in use must fit.
@@ -248,6 +255,20 @@ impl World<'_> {
             false => "no host number is left for it".to_owned(),
         };
         let noun = if group.count == 1 { "VM" } else { "VMs" };
+        if let Some((first, until)) = class.dhcp.filter(|_| self.data.nics[nic as usize].dhcp) {
+            let numbers = thousands(until.saturating_sub(first));
+            self.sink.push(
+                Diagnostic::error(
+                    codes::TOO_LARGE_FOR_LAN,
+                    format!("{count} {noun} cannot fit in `dhcp {first}..{until}` ({numbers} host numbers)"),
+                    decl.span,
+                )
+                .label("not enough numbers to lend are left for it")
+                .also(class.span, "this lan")
+                .help("let the lan lend more numbers, or spread the group over several lans"),
+            );
+            return;
+        }
         let needed = Prefix::new(0, len_for(u64::from(last)));
         let mut it = Diagnostic::error(
             codes::TOO_LARGE_FOR_LAN,
@@ -301,9 +322,26 @@ impl World<'_> {
         match self.data.forms.bounds(form, &indices) {
             Some((lowest, highest)) if lowest > 0 && u64::from(highest) <= most => {
                 class.highest = class.highest.max(u64::from(highest));
-                class.space.take(u64::from(lowest), u64::from(highest) + 1);
+                class.take(u64::from(lowest), u64::from(highest) + 1);
+                if class.dhcp.is_some() {
+                    self.check_dhcp_numbers(nic, word);
+                }
             }
             _ => self.outside_prefix(nic, word, form),
+        }
+    }
+
+    /// Numbers given by `at` are among those that the lan lends if the guest asks for its address, and only then.
+    fn check_dhcp_numbers(&mut self, nic: u32, word: ExprId) {
+        let row = self.data.nics[nic as usize];
+        let group = self.data.groups[row.group as usize];
+        let bad = (group.first..group.first + group.count).find_map(|index| {
+            let host = self.data.forms.value(row.host, index)?;
+            let range = self.dhcp_of(self.data.forms.value(row.segment, index)?)?;
+            ((range.first..range.until).contains(&host) != row.dhcp).then_some((host, range))
+        });
+        if let Some((host, range)) = bad {
+            self.dhcp_number(word, host, range, row.dhcp);
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod allot;
 mod bgp;
+mod bgp_checks;
 mod check_messages;
 mod checks;
 mod clause;
@@ -23,12 +24,15 @@ pub(crate) mod modules;
 mod nat;
 mod nics;
 mod ospf;
+mod ospf_checks;
+mod policies;
 mod pools;
 mod refs;
 mod routers;
 pub(crate) mod value;
 mod verify;
 mod vms;
+mod wires;
 mod zones;
 
 use crate::address::extents::Extents;
@@ -168,12 +172,15 @@ pub(crate) struct World<'a> {
 
     // Rows, and what was said about them.
     given_prefix: Vec<Option<Option<Prefix>>>,
+    broken_dhcp: HashSet<u32>,
     class_rows: HashMap<Class, u32>,
     nic_sources: Vec<vms::NicSource>,
     poisoned_nics: HashSet<u32>,
     attaches: Vec<routers::Attach>,
     broken_routers: HashSet<u32>,
     interface_words: Vec<ExprId>,
+    /// The word that says the OSPF area of an interface.
+    area_words: HashMap<u32, ExprId>,
     link_sources: Vec<links::LinkSource>,
     link_classes: Vec<links::LinkClass>,
     link_names: HashMap<(u32, String), StmtId>,
@@ -214,12 +221,14 @@ impl<'a> World<'a> {
             ports: 0,
             too_large: false,
             given_prefix: Vec::new(),
+            broken_dhcp: HashSet::new(),
             class_rows: HashMap::new(),
             nic_sources: Vec::new(),
             poisoned_nics: HashSet::new(),
             attaches: Vec::new(),
             broken_routers: HashSet::new(),
             interface_words: Vec::new(),
+            area_words: HashMap::new(),
             link_sources: Vec::new(),
             link_classes: Vec::new(),
             link_names: HashMap::new(),
@@ -240,6 +249,7 @@ impl<'a> World<'a> {
         self.all_values();
         self.externals();
         self.lans();
+        self.lan_policies();
         self.groups();
         self.routers();
         self.links();
@@ -254,8 +264,12 @@ impl<'a> World<'a> {
         }
         self.verify();
         self.gateways();
+        self.verify_dhcp();
         self.nats();
         self.firewalls();
+        self.wires();
+        self.ospf_checks();
+        self.bgp_checks();
         if !self.sink.has_errors() {
             self.announcements();
             self.check_lines();

@@ -14,6 +14,8 @@ use crate::syntax::tree::{ExprId, StmtId};
 use crate::vocab::{Kind, Property, Ty, property};
 use hashbrown::{HashMap, HashSet};
 
+/// The area that all others must be attached to.
+pub(crate) const BACKBONE: u32 = 0;
 /// Hello interval in milliseconds, from the sample values of RFC 2328, appendix C.3.
 const HELLO: u32 = 10_000;
 /// The dead interval in hello intervals, from the same place.
@@ -53,13 +55,16 @@ impl World<'_> {
             }
             let spec = self.ospf_spec(router, env, block);
             let (hello, dead) = self.ospf_timers(stmt, block, own, env);
-            let area = spec.area.map_or(0, |(area, _)| area);
-            let interfaces = row.first_interface as usize..(row.first_interface + row.interface_count) as usize;
-            for interface in &mut self.data.interfaces[interfaces] {
+            for id in row.first_interface..row.first_interface + row.interface_count {
+                let interface = &mut self.data.interfaces[id as usize];
                 if matches!(interface.on, On::External(_)) {
                     continue;
                 }
-                let area = spec.own_area.get(&interface.on).map_or(area, |(area, _)| *area);
+                let given = spec.own_area.get(&interface.on).copied().or(spec.area);
+                if let Some((_, word)) = given {
+                    self.area_words.insert(id, word);
+                }
+                let area = given.map_or(BACKBONE, |(area, _)| area);
                 let passive = matches!(interface.on, On::Segment(s) if spec.passive.contains(&s));
                 interface.ospf = Some(OspfInterface { area, passive, hello, dead });
             }

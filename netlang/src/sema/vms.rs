@@ -173,6 +173,9 @@ impl World<'_> {
                 return;
             }
             if let Some((segment, first)) = self.lan_form(group, lan, index) {
+                if clause.has("dhcp") {
+                    self.check_dhcp_nic(lan, first);
+                }
                 self.data.nics.push(NicRow { group, segment, host: Form::Const(0), dhcp: clause.has("dhcp") });
                 self.nic_sources.push(NicSource { lan, at: clause.option("at"), segment: first });
             }
