@@ -1,6 +1,9 @@
 //! What `fleet plan` shows: sums, segments, groups as ranges. Its size goes with the declarations, not the VMs.
 
-use super::{HypervisorKind, LinkId, Plan, RouterKind, SegmentId};
+use super::{
+    Experiment, ExperimentSummary, HypervisorKind, KsmMode, LinkId, Plan, RouterKind, SegmentId, Telemetry,
+    TelemetrySummary,
+};
 use crate::address::prefix::Prefix;
 use serde::Serialize;
 use std::net::Ipv4Addr;
@@ -22,6 +25,10 @@ pub struct PlanSummary {
     pub links: Vec<LinkSummary>,
     /// The text of the `check` lines.
     pub checks: Vec<String>,
+    /// What happens when.
+    pub experiments: Vec<ExperimentSummary>,
+    /// What is measured, if the file says so.
+    pub telemetry: Option<TelemetrySummary>,
 }
 
 /// Sums over a plan.
@@ -75,6 +82,12 @@ pub struct GroupSummary {
     pub cpu: u32,
     /// Memory each, in bytes, if the file says so.
     pub memory: Option<u64>,
+    /// How their memory pages are merged with equal ones, if the file says so.
+    pub ksm: Option<KsmMode>,
+    /// Their consoles are kept.
+    pub console: bool,
+    /// Each must be lent a camera.
+    pub needs_camera: bool,
     /// Addresses, one entry a NIC.
     pub addresses: Vec<Interval>,
 }
@@ -167,6 +180,8 @@ impl Plan {
                 })
                 .collect(),
             checks: data.checks.iter().map(|c| c.text.clone()).collect(),
+            experiments: data.experiments.iter().map(Experiment::summary).collect(),
+            telemetry: data.telemetry.as_ref().map(Telemetry::summary),
         }
     }
 
@@ -190,6 +205,9 @@ impl Plan {
             image: class.image.to_string(),
             cpu: class.cpu,
             memory: class.memory,
+            ksm: class.ksm,
+            console: class.console,
+            needs_camera: class.needs_camera,
             addresses: nics.filter_map(|nic| self.interval(nic, row.first..until, ports)).collect(),
         }
     }
