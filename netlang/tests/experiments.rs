@@ -13,32 +13,31 @@ fn plan(text: &str) -> Plan {
     result.plan.unwrap_or_else(|| panic!("{}", render(&result.diagnostics, &source, options)))
 }
 
-/// A small network, and an experiment with these lines.
+/// A small network: sites with two lans each, a mesh, a named link, a group, a VM and a router alone.
+const NETWORK: &str = "
+    module site {
+      param id int
+      lan desk = (10.0.0.0/8).sub(/16, id)
+      router gw { on desk }
+      router inner { on desk at 2 }
+      lan back = (172.16.0.0/12).sub(/24, id)
+      router last { on back }
+      link inner -- last
+      vm pc[0..40] { on back }
+    }
+    site hq { id 1 }
+    site branch[i in 0..20] { id 2 + i }
+    link mesh branch[0..4].gw as ring { delay 1ms }
+    link hq.gw -- branch[0].gw as fibre
+    link branch[1].gw -> hq.gw
+    lan yard
+    vm web[0..300] { on yard }
+    vm solo { on yard }
+    router lone { on yard }";
+
+/// The network, and an experiment with these lines.
 fn network(lines: &str) -> Plan {
-    plan(&format!(
-        "module site {{
-           param id int
-           lan desk = (10.0.0.0/8).sub(/16, id)
-           router gw {{ on desk }}
-           router inner {{ on desk at 2 }}
-           lan back = (172.16.0.0/12).sub(/24, id)
-           router last {{ on back }}
-           link inner -- last
-           vm pc[0..40] {{ on back }}
-         }}
-         site hq {{ id 1 }}
-         site branch[i in 0..20] {{ id 2 + i }}
-         link mesh branch[0..4].gw as ring {{ delay 1ms }}
-         link hq.gw -- branch[0].gw as fibre
-         link branch[1].gw -> hq.gw
-         lan yard
-         vm web[0..300] {{ on yard }}
-         vm solo {{ on yard }}
-         router lone {{ on yard }}
-         experiment e {{
-           {lines}
-         }}"
-    ))
+    plan(&format!("{NETWORK}\nexperiment e {{\n{lines}\n}}"))
 }
 
 fn only(plan: &Plan) -> &Experiment {
@@ -78,6 +77,22 @@ fn the_samples_are_planned_as_they_read() {
             insta::assert_snapshot!(format!("schedule_{name}"), lines.join("\n"));
         });
     }
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/language");
+    let mut examples = 0;
+    for page in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if page.extension().is_some_and(|e| e == "md") {
+            let text = std::fs::read_to_string(&page).unwrap();
+            for example in text.split("```fleet\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+                plan(example);
+                examples += 1;
+            }
+        }
+    }
+    assert!(examples >= 10, "only {examples} examples");
 }
 
 #[test]
@@ -164,8 +179,10 @@ fn what_else_is_in_the_file_does_not_change_a_choice() {
              m x[0..50]\nexperiment e {{ at 1s fail 20% of x[*].b; at 1s fail 20% of x[*]; at 1s stop 20% of x[*].v[1..4] }}"
         )
     };
-    let (small, large) =
-        (plan(&text("")), plan(&text("lan first\nvm other[0..77] { on first }\nrouter r[0..5] { on first }")));
+    let (small, large) = (
+        plan(&text("")),
+        plan(&text("lan first\nlan second\nvm other[0..77] { on first }\nrouter r[0..5] { on second }")),
+    );
     for number in 0..3 {
         let of = |plan: &Plan| {
             let event = &only(plan).events[number];
@@ -313,6 +330,93 @@ proptest! {
         }
         if (20..160).contains(&count) {
             prop_assert!(chosen.windows(2).all(|pair| pair[0] != pair[1]));
+        }
+    }
+}
+
+/// Words of experiments and telemetry in any order: many are wrong, some are right.
+fn lines() -> impl Strategy<Value = String> {
+    const WORDS: &[&str] = &[
+        "at 5s",
+        "at",
+        "every 2s from 1s until 9s",
+        "every",
+        "from",
+        "until",
+        "fail",
+        "heal",
+        "set",
+        "reboot",
+        "stop",
+        "run",
+        "\"ls\"",
+        "on",
+        "end",
+        "boot",
+        "wait converged",
+        "max",
+        "rate",
+        "5 per second",
+        "order",
+        "seed 3",
+        "seed",
+        "5% of",
+        "2 of",
+        "of",
+        "0s",
+        "18446744073s",
+        "200%",
+        "web",
+        "web[0..3]",
+        "web[*]",
+        "solo",
+        "hq",
+        "branch[*]",
+        "branch[*].pc[*]",
+        "hq.gw -- branch[*].gw",
+        "link",
+        "--",
+        "->",
+        ",",
+        "fibre",
+        "ring",
+        "lone",
+        "yard",
+        "delay 5ms",
+        "loss 1%",
+        "cost 3",
+        "{",
+        "}",
+        "\n",
+        "\n",
+        ";",
+        "5",
+        "every 1s",
+        "collect cpu",
+        "pcap",
+        "sample 1 of 9 of",
+        "console",
+        "routes",
+    ];
+    proptest::collection::vec(proptest::sample::select(WORDS), 0..60).prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_an_experiment_says_it_is_answered(block in lines(), telemetry: bool) {
+        let keyword = if telemetry { "telemetry" } else { "experiment e" };
+        let source = Source::new("p", format!("{NETWORK}\n{keyword} {{\n{block}\n}}"));
+        let result = design(&source, &Lock::default());
+        render(&result.diagnostics, &source, RenderOptions { color: false, width: 100 });
+        prop_assert_eq!(result.plan.is_none(), result.has_errors());
+        let Some(plan) = result.plan else { return Ok(()) };
+        serde_json::to_string(&plan.summary()).unwrap();
+        for experiment in plan.experiments() {
+            for firing in experiment.timeline().take(50) {
+                vms(&plan, &experiment.events[firing.event], firing.number);
+            }
         }
     }
 }

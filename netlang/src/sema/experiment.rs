@@ -199,7 +199,7 @@ impl World<'_> {
             let it = Diagnostic::error(codes::EMPTY_EVERY, format!("no time is from {start} until {until}"), span)
                 .label(format!("must be later than {start}"))
                 .note("it happens at the first time, and then before the second");
-            self.sink.push(if start == until { it } else { it.help(format!("`from {until} until {start}`")) });
+            self.sink.push(if start == until { it } else { it.help(format!("write `from {until} until {start}`")) });
             return None;
         }
         Some((start, Some(Repeat { period, until })))
@@ -343,7 +343,10 @@ impl World<'_> {
                 .note(format!("an experiment has at most {}", thousands(MAX_FIRINGS)))
                 .help(match event.every {
                     Some(every) => {
-                        format!("`every {}`", duration(every.period.saturating_mul(firings.div_ceil(MAX_FIRINGS))))
+                        format!(
+                            "write `every {}`",
+                            duration(every.period.saturating_mul(firings.div_ceil(MAX_FIRINGS)))
+                        )
                     }
                     None => "fewer lines, or several experiments".to_owned(),
                 }),
@@ -358,7 +361,9 @@ impl World<'_> {
         let it = Diagnostic::error(codes::UNKNOWN_ACTION, format!("there is no action `{text}`"), span);
         let words: Vec<&'static str> = block.iter().map(|p| p.word).collect();
         self.sink.push(match meant(text, &words) {
-            _ if text == "end" => it.label(format!("not in `{owner}`: an experiment ends once")).help("`at 10min end`"),
+            _ if text == "end" => {
+                it.label(format!("not in `{owner}`: an experiment ends once")).help("write `at 10min end` instead")
+            }
             Some(similar) => it.label(format!("help: did you mean `{similar}`?")),
             None => it.label("not known").note(format!("actions are {}", any_of(words))),
         });

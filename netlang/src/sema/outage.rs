@@ -45,7 +45,7 @@ impl World<'_> {
                 continue;
             }
             // The latest of what met the same things, when that is certain.
-            let before = earlier().filter(|(_, _, cover)| meets(cover)).last();
+            let before = earlier().filter(|(_, _, cover)| meets(cover)).next_back();
             let heals_again =
                 earlier().any(|(e, _, cover)| e.action == Action::Heal && e.every.is_some() && meets(cover));
             if let Some((first, first_span, cover)) = before

@@ -109,8 +109,8 @@ impl World<'_> {
                     format!("samples every {} are too many", duration(period)),
                     self.tree.span(word),
                 )
-                .label(format!("at least `{least}`"))
-                .note("measuring would take the time that the VMs need"),
+                .label(format!("help: `{least}`"))
+                .note(format!("the shortest period is {least}: measuring would take the time that the VMs need")),
             );
             return None;
         }
