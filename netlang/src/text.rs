@@ -23,6 +23,28 @@ pub(crate) fn any_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
+/// A duration as the language writes it, in the largest unit that has no fraction: `90s`, `2min`, `1500ms`.
+pub(crate) fn duration(nanoseconds: u64) -> String {
+    const UNITS: &[(u64, &str)] =
+        &[(3_600_000_000_000, "h"), (60_000_000_000, "min"), (1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")];
+    let (scale, unit) =
+        match UNITS.iter().find(|(scale, _)| nanoseconds >= *scale && nanoseconds.is_multiple_of(*scale)) {
+            Some(found) => *found,
+            None if nanoseconds == 0 => (1, "s"),
+            None => (1, "ns"),
+        };
+    format!("{}{unit}", nanoseconds / scale)
+}
+
+/// A rate as the language writes it: `10Mbit`; what is no whole `kbit` is rounded down.
+pub(crate) fn rate(bits: u64) -> String {
+    const UNITS: &[(u64, &str)] = &[(1_000_000_000, "Gbit"), (1_000_000, "Mbit")];
+    match UNITS.iter().find(|(scale, _)| bits >= *scale && bits.is_multiple_of(*scale)) {
+        Some((scale, unit)) => format!("{}{unit}", bits / scale),
+        None => format!("{}kbit", bits / 1_000),
+    }
+}
+
 /// The candidate nearest to a mistyped word, if one is near enough to be meant.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.len() / 3).clamp(1, 3);

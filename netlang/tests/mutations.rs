@@ -85,6 +85,11 @@ proptest! {
             prop_assert_eq!(result.plan.is_none(), result.has_errors());
             if let Some(plan) = result.plan {
                 serde_json::to_string(&plan.summary()).unwrap();
+                for experiment in plan.experiments() {
+                    for firing in experiment.timeline().take(20) {
+                        plan.affected(&experiment.events[firing.event], firing.number);
+                    }
+                }
             }
         }
         if let Ok(once) = format(&source.text) {

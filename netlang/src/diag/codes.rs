@@ -116,6 +116,28 @@ codes! {
     DUPLICATE_NAT = "E0512";
     /// More than fleet plans.
     TOO_LARGE = "E0601";
+    /// A camera for a VM whose hypervisor has no USB.
+    CAMERA_WITHOUT_USB = "E0620";
+    /// An action that does not exist.
+    UNKNOWN_ACTION = "E0701";
+    /// An action on what it cannot be done to.
+    WRONG_ACTION = "E0702";
+    /// `every` without time between `from` and `until`.
+    EMPTY_EVERY = "E0703";
+    /// `every 0s`.
+    ZERO_PERIOD = "E0704";
+    /// None of something, or more than all.
+    BAD_SHARE = "E0705";
+    /// An experiment in which too much happens.
+    TOO_MANY_FIRINGS = "E0706";
+    /// A property that `set` cannot change.
+    CANNOT_SET = "E0707";
+    /// An order of booting that cannot be.
+    BAD_BOOT_ORDER = "E0708";
+    /// A sample larger than what it is of.
+    BAD_SAMPLE = "E0709";
+    /// Samples too close together.
+    TOO_OFTEN = "E0710";
     /// A check that must reach and does not.
     CHECK_UNREACHABLE = "E0801";
     /// A check that must not reach and does.
@@ -140,4 +162,10 @@ codes! {
     ORIGINATES_OTHERS = "W0505";
     /// An announced network of which not every AS hears.
     AS_UNREACHED = "W0520";
+    /// An event after the end of its experiment.
+    AFTER_END = "W0701";
+    /// A `heal` of what did not fail.
+    HEAL_WHOLE = "W0702";
+    /// A `fail` of what has failed already.
+    FAILED_ALREADY = "W0703";
 }

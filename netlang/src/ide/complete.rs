@@ -88,6 +88,7 @@ impl List<'_> {
                     let usage = keyword.map_or("", |k| k.usage);
                     self.push(word, CompletionKind::Keyword, usage, "");
                 }
+                Role::Start(it) => self.push(it.word, CompletionKind::Property, it.usage(), doc(it.doc, it.ready)),
                 Role::Slot("NAME" | "FILE") | Role::Free => {}
                 Role::Slot(slot) => match keyword.and_then(|k| slot_type(k, slot)) {
                     Some(ty) => self.of_type(ty),
@@ -157,6 +158,7 @@ impl List<'_> {
                     self.push(choice, CompletionKind::Choice, "", "");
                 }
             }
+            Ty::Word(word) => self.push(word, CompletionKind::Keyword, "", ""),
             Ty::Text => {}
             _ if kinds(ty).is_empty() => self.values(),
             _ => self.names(kinds(ty)),

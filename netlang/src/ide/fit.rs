@@ -39,6 +39,7 @@ impl Word<'_> {
             _ if arg.optional && options.iter().any(|o| self.is(o.word)) => false,
             _ => match arg.ty {
                 Ty::Choice(choices) if arg.optional => choices.iter().any(|c| self.is(c)),
+                Ty::Word(wanted) => self.is(wanted),
                 Ty::Range => matches!(self.expr, Expr::Range(..)),
                 _ => true,
             },
@@ -53,8 +54,10 @@ pub(super) enum Role {
     Arg(&'static Arg),
     /// The word of an option.
     Option(&'static Opt),
-    /// A word of a keyword's usage line.
+    /// A word of a keyword's usage line, or one that stands for itself in a property.
     Literal(&'static str),
+    /// The first word of a statement of the property's block, on the same line.
+    Start(&'static Property),
     /// A name or value of a keyword's usage line; its capitals.
     Slot(&'static str),
     /// Anything.
@@ -79,6 +82,13 @@ pub(super) fn fit_property(it: &'static Property, words: &[Word<'_>]) -> Fit {
     }
     let mut given: Vec<&str> = Vec::new();
     while let Some(word) = words.get(fit.roles.len()) {
+        if let Some(start) = it.block.iter().find(|p| it.inline && word.is(p.word)) {
+            fit.roles.push(Role::Start(start));
+            let inner = fit_property(start, words.get(fit.roles.len()..).unwrap_or_default());
+            fit.roles.extend(inner.roles);
+            fit.next = inner.next;
+            return fit;
+        }
         let Some(option) = it.options.iter().find(|o| word.is(o.word)) else {
             fit.roles.push(Role::Free);
             continue;
@@ -91,6 +101,7 @@ pub(super) fn fit_property(it: &'static Property, words: &[Word<'_>]) -> Fit {
     }
     if more {
         fit.next.extend(it.options.iter().filter(|o| !given.contains(&o.word)).map(Role::Option));
+        fit.next.extend(it.block.iter().filter(|_| it.inline).map(Role::Start));
     }
     fit
 }
@@ -98,13 +109,19 @@ pub(super) fn fit_property(it: &'static Property, words: &[Word<'_>]) -> Fit {
 impl Fit {
     /// Takes the words of an argument; `false` when it is what must come next.
     fn take(&mut self, arg: &'static Arg, options: &'static [Opt], words: &[Word<'_>]) -> bool {
+        if matches!(arg.ty, Ty::Things(_) | Ty::SomeOf(_)) {
+            return self.take_things(arg, words);
+        }
         loop {
             match words.get(self.roles.len()) {
                 None => {
                     self.next.push(Role::Arg(arg));
                     return arg.optional;
                 }
-                Some(word) if word.fits(arg, options) => self.roles.push(Role::Arg(arg)),
+                Some(word) if word.fits(arg, options) => self.roles.push(match arg.ty {
+                    Ty::Word(word) => Role::Literal(word),
+                    _ => Role::Arg(arg),
+                }),
                 Some(_) if arg.optional => return true,
                 Some(_) => {
                     self.roles.push(Role::Free);
@@ -119,6 +136,34 @@ impl Fit {
                 self.next.push(Role::Arg(arg));
                 return false;
             }
+        }
+    }
+}
+
+impl Fit {
+    /// Takes `[N of] [link] A [-- B], …`; `false` when it must go on.
+    fn take_things(&mut self, arg: &'static Arg, words: &[Word<'_>]) -> bool {
+        let start = self.roles.len();
+        if matches!(arg.ty, Ty::SomeOf(_)) && words.get(start + 1).is_some_and(|w| w.is("of")) {
+            self.roles.extend([Role::Free, Role::Literal("of")]);
+        }
+        loop {
+            if words.get(self.roles.len()).is_some_and(|w| w.is("link")) {
+                self.roles.push(Role::Literal("link"));
+            }
+            match words.get(self.roles.len()) {
+                None => {
+                    self.next.push(Role::Arg(arg));
+                    return false;
+                }
+                Some(word) if word.is_mark() => return true,
+                Some(_) => self.roles.push(Role::Arg(arg)),
+            }
+            // A comma or the line of a link: another name follows.
+            if !words.get(self.roles.len()).is_some_and(Word::is_mark) {
+                return true;
+            }
+            self.roles.push(Role::Free);
         }
     }
 }
@@ -231,7 +276,7 @@ pub(super) fn slot_type(it: &Keyword, slot: &str) -> Option<Ty> {
 /// The kinds of names that an argument may be; empty when it is a value.
 pub(super) fn kinds(ty: Ty) -> &'static [Kind] {
     match ty {
-        Ty::Name(kinds) => kinds,
+        Ty::Name(kinds) | Ty::Things(kinds) | Ty::SomeOf(kinds) => kinds,
         Ty::Image => &[Kind::Image],
         Ty::Target => TARGETS,
         _ => &[],

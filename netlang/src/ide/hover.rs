@@ -97,7 +97,10 @@ impl Analysis {
                 let args: Vec<String> = option.args.iter().map(|a| format!("{}: {}", a.name, a.ty.a())).collect();
                 Some(code(&option.usage(), &format!("{}\n\noption of `{usage}`", args.join(", ")).trim_start()))
             }
-            Role::Literal(_) => Some(code(&usage, found.map_or("", |f| f.doc))),
+            Role::Literal(_) => {
+                Some(code(&usage, found.map(|f| f.doc).or(own.map(|(_, p)| p.doc)).unwrap_or_default()))
+            }
+            Role::Start(it) => Some(code(&it.usage(), &doc(it.doc, it.ready))),
             Role::Slot(slot) => {
                 let ty = found.and_then(|f| slot_type(f, slot)).filter(|ty| matches!(ty, Ty::Choice(_)))?;
                 Some(code(&usage, &format!("{}: {}", slot.to_lowercase(), ty.a())))

@@ -304,3 +304,34 @@ fn fixes_mend_what_they_are_for() {
     }
     assert!(fixed >= 8, "only {fixed} fixes");
 }
+
+#[test]
+fn actions_follow_times_and_targets_follow_actions() {
+    let inside = |line: &str| {
+        labels(&format!(
+            "lan a\nvm x {{ on a }}\nrouter r {{ on a }}\nrouter s {{ on a at 2 }}\nlink r -- s as f\n\
+             experiment e {{\n  {line}\n}}\n"
+        ))
+    };
+    assert_eq!(inside("every 5s |"), ["from"]);
+    assert_eq!(inside("every 5s from 1s |"), ["until"]);
+    for line in ["at 5s |", "at 5s { | }", "every 5s from 1s until 9s |"] {
+        let found = inside(line);
+        assert!(["fail", "set", "run"].iter().all(|w| found.iter().any(|f| f == w)), "{found:?} at {line}");
+        assert_eq!(found.iter().any(|f| f == "end"), line.starts_with("at"));
+    }
+    assert_eq!(inside("at 5s fail |"), ["a", "x", "r", "s", "f"]);
+    assert_eq!(inside("at 5s reboot 5% of |"), ["x"]);
+    assert_eq!(inside("at 5s reboot x |"), ["seed"]);
+    assert_eq!(inside("at 5s set link r -- |"), ["r", "s", "f"]);
+    assert!(inside("at 5s set f delay 5ms |").contains(&"loss".into()));
+}
+
+#[test]
+fn actions_and_targets_of_experiments_are_uses() {
+    let text = "lan a\nvm x[0..9] { on a }\nexperiment e { at 5s { reboot 5% of x[*] }; at 9s stop x[1], x[2] }\n";
+    let it = analysis(text);
+    assert_eq!(it.rename(offset(text, "x[0..9]"), "y").unwrap().len(), 4);
+    let hover = it.hover(offset(text, "stop")).unwrap().text;
+    assert!(hover.contains("shut VMs down"), "{hover}");
+}

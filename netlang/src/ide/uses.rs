@@ -114,7 +114,7 @@ impl Walk<'_> {
                 _ if here.is_some() => self.declaration(stmt, *word, here),
                 Role::Slot("NAME") => self.declaration(stmt, *word, None),
                 Role::Free if at_top && at == 1 && found.is_none() => self.declaration(stmt, *word, None),
-                Role::Option(_) | Role::Literal(_) => {}
+                Role::Option(_) | Role::Literal(_) | Role::Start(_) => {}
                 Role::Arg(arg) if matches!(arg.ty, Ty::Choice(_) | Ty::Text) => {}
                 Role::Slot(slot) if matches!(found.and_then(|f| slot_type(f, slot)), Some(Ty::Choice(_))) => {}
                 _ => self.expr(*word, module, image),

@@ -3,6 +3,7 @@
 //! A group of a million VMs is one row; a VM, its names and addresses are worked out when they are asked for, by
 //! arithmetic on the group's row and the index. Everything here is read-only and cheap to clone.
 
+mod choose;
 pub(crate) mod closed;
 mod duties;
 mod fold;
@@ -12,19 +13,29 @@ pub(crate) mod path;
 pub(crate) mod route;
 pub(crate) mod routing;
 pub(crate) mod rows;
+pub(crate) mod schedule;
+mod schedule_text;
 mod summary;
 mod target;
+pub(crate) mod telemetry;
 mod view;
 
+pub use choose::Choice;
 pub use duties::{Bgp, BgpNeighbour, BgpRole, Firewall, Nat};
 pub use fold::fold_indices;
 pub(crate) use routing::NatRow;
 pub use routing::{DhcpRange, LanPolicy, LinkPolicy, OspfInterface, Protocol, SwitchKind};
 pub use rows::Relation;
+pub use schedule::{
+    Action, Affected, Boot, BootStep, Event, Experiment, Firing, Ids, LinkChange, MAX_FIRINGS, Repeat, TargetRange,
+    Targets, Timeline, Wait, WaitFor,
+};
+pub use schedule_text::{BootSummary, EventSummary, ExperimentSummary};
 pub use summary::{
     BgpSummary, GroupSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary, Totals,
 };
 pub use target::TargetError;
+pub use telemetry::{Capture, Metric, Sample, Telemetry, TelemetrySummary};
 pub use view::Ports;
 
 use serde::Serialize;
@@ -136,6 +147,12 @@ pub struct Group {
     pub cpu: u32,
     /// Memory in bytes; `None` leaves it to hypervisor and image.
     pub memory: Option<u64>,
+    /// How its memory pages are merged with equal ones; `None` leaves it to the host.
+    pub ksm: Option<KsmMode>,
+    /// Its console is kept.
+    pub console: bool,
+    /// A camera must be lent to it.
+    pub needs_camera: bool,
     /// NICs of each VM.
     pub nics: usize,
 }
@@ -155,6 +172,12 @@ pub struct Vm {
     pub cpu: u32,
     /// Memory in bytes; `None` leaves it to hypervisor and image.
     pub memory: Option<u64>,
+    /// How its memory pages are merged with equal ones; `None` leaves it to the host.
+    pub ksm: Option<KsmMode>,
+    /// Its console is kept.
+    pub console: bool,
+    /// A camera must be lent to it.
+    pub needs_camera: bool,
     /// Network interfaces, in order.
     pub nics: Vec<Nic>,
     /// Routes besides those that the NICs' prefixes make.

@@ -3,6 +3,8 @@
 use super::form::{Form, Forms};
 use super::names::Names;
 use super::routing::{BgpRow, ExternalRow, FirewallRow, LanPolicy, LinkPolicy, NatRow, OspfInterface, RuleRow, Zones};
+use super::schedule::Experiment;
+use super::telemetry::Telemetry;
 use super::{Check, HypervisorKind, KsmMode, RouterKind};
 use crate::address::prefix::Prefix;
 use crate::syntax::tree::StmtId;
@@ -195,6 +197,8 @@ pub(crate) struct Data {
     pub(crate) nats: Vec<NatRow>,
     pub(crate) zones: Zones,
     pub(crate) checks: Vec<Check>,
+    pub(crate) experiments: Vec<Experiment>,
+    pub(crate) telemetry: Option<Telemetry>,
     /// What cannot be run yet: place and words.
     pub(crate) unsupported: Vec<(crate::source::Span, String)>,
     /// For each segment the NIC rows that may be on it.

@@ -2,7 +2,8 @@
 
 use super::duties::BgpRole;
 use super::{
-    External, Firewall, HypervisorKind, LanPolicy, LinkId, LinkPolicy, Nat, Plan, Relation, RouterKind, SegmentId,
+    Experiment, ExperimentSummary, External, Firewall, HypervisorKind, KsmMode, LanPolicy, LinkId, LinkPolicy, Nat,
+    Plan, Relation, RouterKind, SegmentId, Telemetry, TelemetrySummary,
 };
 use crate::address::prefix::Prefix;
 use hashbrown::HashMap;
@@ -28,6 +29,10 @@ pub struct PlanSummary {
     pub externals: Vec<External>,
     /// The text of the `check` lines.
     pub checks: Vec<String>,
+    /// What happens when.
+    pub experiments: Vec<ExperimentSummary>,
+    /// What is measured, if the file says so.
+    pub telemetry: Option<TelemetrySummary>,
 }
 
 /// Sums over a plan.
@@ -81,6 +86,12 @@ pub struct GroupSummary {
     pub cpu: u32,
     /// Memory each, in bytes, if the file says so.
     pub memory: Option<u64>,
+    /// How their memory pages are merged with equal ones, if the file says so.
+    pub ksm: Option<KsmMode>,
+    /// Their consoles are kept.
+    pub console: bool,
+    /// Each must be lent a camera.
+    pub needs_camera: bool,
     /// Addresses, one entry a NIC.
     pub addresses: Vec<Interval>,
 }
@@ -220,6 +231,8 @@ impl Plan {
                 .collect(),
             externals: self.externals().collect(),
             checks: data.checks.iter().map(|c| c.text.clone()).collect(),
+            experiments: data.experiments.iter().map(Experiment::summary).collect(),
+            telemetry: data.telemetry.as_ref().map(Telemetry::summary),
         }
     }
 
@@ -273,6 +286,9 @@ impl Plan {
             image: class.image.to_string(),
             cpu: class.cpu,
             memory: class.memory,
+            ksm: class.ksm,
+            console: class.console,
+            needs_camera: class.needs_camera,
             addresses: nics.filter_map(|nic| self.interval(nic, row.first..until, ports)).collect(),
         }
     }

@@ -47,6 +47,9 @@ impl Plan {
             image: class.image.to_string(),
             cpu: class.cpu,
             memory: class.memory,
+            ksm: class.ksm,
+            console: class.console,
+            needs_camera: class.needs_camera,
             nics: usize::from(row.nic_count),
         }
     }
@@ -96,6 +99,9 @@ impl Plan {
             image: class.image.to_string(),
             cpu: class.cpu,
             memory: class.memory,
+            ksm: class.ksm,
+            console: class.console,
+            needs_camera: class.needs_camera,
             nics,
             routes: routes.into_iter().collect(),
         })

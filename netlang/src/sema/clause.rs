@@ -5,7 +5,7 @@ use crate::diag::{Diagnostic, codes};
 use crate::source::Span;
 use crate::syntax::tree::{Expr, ExprId, Mark, StmtId};
 use crate::text::{any_of, nearest};
-use crate::vocab::{Arg, Opt, Property, Ready, Ty, property};
+use crate::vocab::{Arg, Opt, Property, Ready, Ty, is_action_of, property};
 use smallvec::SmallVec;
 
 /// Number of an option in the table, the word that gave it, its arguments.
@@ -18,6 +18,9 @@ pub(crate) struct Clause {
     /// (number of the argument in the table, its word)
     args: SmallVec<[(u8, ExprId); 2]>,
     options: SmallVec<[GivenOption; 1]>,
+    /// Number of the first word of a statement of the block that follows on the same line; the number of words when
+    /// none does.
+    rest: usize,
 }
 
 impl Clause {
@@ -57,9 +60,17 @@ impl Clause {
 }
 
 /// What did not fit, and where.
-struct Misfit {
+pub(crate) struct Misfit {
     span: Span,
     problem: String,
+    /// A word that follows the property, but is none of its options.
+    unknown: Option<ExprId>,
+}
+
+impl Misfit {
+    fn at(span: Span, problem: String) -> Misfit {
+        Misfit { span, problem, unknown: None }
+    }
 }
 
 impl World<'_> {
@@ -69,7 +80,16 @@ impl World<'_> {
             return None;
         }
         let word = self.data.names.interner.name(self.tree.keyword(stmt)?);
-        self.matched(stmt, property(block, word)?).ok()
+        self.matched(self.tree.words(stmt), property(block, word)?).ok()
+    }
+
+    /// The statement of a clause's block that follows it on the same line, and where its words stand.
+    pub(crate) fn inline_clause(&self, stmt: StmtId, clause: &Clause) -> Option<(Clause, Span)> {
+        let words = self.tree.words(stmt).get(clause.rest..)?;
+        let (first, last) = (words.first()?, words.last()?);
+        let word = self.data.names.interner.name(self.tree.as_name(*first)?);
+        let found = self.matched(words, property(clause.property.block, word)?).ok()?;
+        Some((found, self.tree.span(*first).to(self.tree.span(*last))))
     }
 
     /// The first clause of a word in a statement's block.
@@ -122,18 +142,56 @@ impl World<'_> {
             if found.ready == Ready::NotYet {
                 self.not_yet(found.word, head);
             }
-            if let Err(misfit) = self.matched(stmt, found) {
-                self.sink.push(
-                    Diagnostic::error(codes::BAD_WORDS, misfit.problem, misfit.span)
-                        .label("here")
-                        .note(format!("written like this: `{}`", found.usage())),
-                );
+            match self.matched(self.tree.words(stmt), found) {
+                Err(misfit) => self.misfit(misfit, found),
+                Ok(clause) if found.inline => self.check_inline(stmt, &clause),
+                Ok(_) => {}
             }
             if !found.block.is_empty() {
                 self.check_block(stmt, found.block, found.word);
             } else if self.tree.has_block(stmt) {
                 self.no_block(stmt, found.word);
             }
+        }
+    }
+
+    fn misfit(&mut self, misfit: Misfit, found: &'static Property) {
+        if let Some(word) = misfit.unknown.filter(|_| found.word == "set") {
+            self.cannot_set(word, found);
+            return;
+        }
+        self.sink.push(
+            Diagnostic::error(codes::BAD_WORDS, misfit.problem, misfit.span)
+                .label("here")
+                .note(format!("written like this: `{}`", found.usage())),
+        );
+    }
+
+    /// Checks the words of a statement that follows another on the same line.
+    fn check_inline(&mut self, stmt: StmtId, clause: &Clause) {
+        let owner = clause.property;
+        let words: SmallVec<[ExprId; 8]> = self.tree.words(stmt).get(clause.rest..).unwrap_or_default().into();
+        let Some(first) = words.first().copied() else {
+            if !self.tree.has_block(stmt) {
+                let head = self.tree.head_span(stmt);
+                self.sink.push(
+                    Diagnostic::error(codes::BAD_WORDS, format!("`{}` does not say what to do", owner.word), head)
+                        .label("what happens then?")
+                        .note(format!("written like this: `{}`", owner.usage())),
+                );
+            }
+            return;
+        };
+        let word = self.tree.as_name(first).map(|s| self.data.names.interner.name(s));
+        let Some(found) = word.and_then(|w| property(owner.block, w)) else {
+            self.unknown_action(first, owner.block, owner.word);
+            return;
+        };
+        if self.tree.has_block(stmt) {
+            self.no_block(stmt, found.word);
+        }
+        if let Err(misfit) = self.matched(&words, found) {
+            self.misfit(misfit, found);
         }
     }
 
@@ -154,8 +212,12 @@ impl World<'_> {
     }
 
     fn unknown_property(&mut self, stmt: StmtId, block: &'static [Property], owner: &str) {
-        let words = self.tree.words(stmt);
-        let span = words.first().map_or_else(|| self.tree.stmt_span(stmt), |w| self.tree.span(*w));
+        let first = self.tree.words(stmt).first().copied();
+        if let Some(first) = first.filter(|_| is_action_of(block)) {
+            self.unknown_action(first, block, owner);
+            return;
+        }
+        let span = first.map_or_else(|| self.tree.stmt_span(stmt), |w| self.tree.span(w));
         let text = span.text(self.text);
         let mut it = Diagnostic::error(codes::UNKNOWN_WORD, format!("`{owner}` has no property `{text}`"), span);
         it = match nearest(text, block.iter().map(|p| p.word)) {
@@ -166,9 +228,9 @@ impl World<'_> {
         self.sink.push(it);
     }
 
-    fn matched(&self, stmt: StmtId, property: &'static Property) -> Result<Clause, Misfit> {
-        let words = self.tree.words(stmt);
-        let mut clause = Clause { property, args: SmallVec::new(), options: SmallVec::new() };
+    /// Matches words, of which the first is the property's own.
+    fn matched(&self, words: &[ExprId], property: &'static Property) -> Result<Clause, Misfit> {
+        let mut clause = Clause { property, args: SmallVec::new(), options: SmallVec::new(), rest: words.len() };
         let mut at = 1;
         for (number, arg) in (0u8..).zip(property.args) {
             let mut list: SmallVec<[ExprId; 2]> = SmallVec::new();
@@ -179,13 +241,15 @@ impl World<'_> {
             let span = self.tree.span(*word);
             let name = self.tree.as_name(*word).map(|s| self.data.names.interner.name(s));
             let Some(number) = property.options.iter().position(|o| Some(o.word) == name) else {
-                return Err(Misfit {
-                    span,
-                    problem: format!("`{}` does not go with `{}`", span.text(self.text), property.word),
-                });
+                if property.inline {
+                    clause.rest = at;
+                    break;
+                }
+                let problem = format!("`{}` does not go with `{}`", span.text(self.text), property.word);
+                return Err(Misfit { span, problem, unknown: Some(*word) });
             };
             if clause.options.iter().any(|(n, ..)| usize::from(*n) == number) {
-                return Err(Misfit { span, problem: format!("`{}` is given twice", property.options[number].word) });
+                return Err(Misfit::at(span, format!("`{}` is given twice", property.options[number].word)));
             }
             at += 1;
             let mut list = SmallVec::new();
@@ -209,6 +273,16 @@ impl World<'_> {
         owner: &str,
         list: &mut SmallVec<[ExprId; 2]>,
     ) -> Result<(), Misfit> {
+        if matches!(arg.ty, Ty::Things(_) | Ty::SomeOf(_)) {
+            let some = matches!(arg.ty, Ty::SomeOf(_));
+            let (phrase, used) = self.phrase(words.get(*at..).unwrap_or_default(), some);
+            if phrase.is_none() {
+                return Err(self.wants(words, *at + used, arg, owner));
+            }
+            list.extend_from_slice(&words[*at..*at + used]);
+            *at += used;
+            return Ok(());
+        }
         loop {
             let word = words.get(*at).copied();
             let fits = word.is_some_and(|w| self.may_be(w, arg, options));
@@ -216,10 +290,7 @@ impl World<'_> {
                 if arg.optional && list.is_empty() {
                     return Ok(());
                 }
-                let last = words.last().map_or_else(Span::default, |w| self.tree.span(*w));
-                let span = word.map_or(Span::new(last.end, last.end), |w| self.tree.span(w));
-                let wanted = arg.ty.a();
-                return Err(Misfit { span, problem: format!("`{owner}` wants {wanted} here") });
+                return Err(self.wants(words, *at, arg, owner));
             };
             list.push(word);
             *at += 1;
@@ -231,6 +302,12 @@ impl World<'_> {
         }
     }
 
+    fn wants(&self, words: &[ExprId], at: usize, arg: &Arg, owner: &str) -> Misfit {
+        let last = words.last().map_or_else(Span::default, |w| self.tree.span(*w));
+        let span = words.get(at).map_or(Span::new(last.end, last.end), |w| self.tree.span(*w));
+        Misfit::at(span, format!("`{owner}` wants {} here", arg.ty.a()))
+    }
+
     /// Whether a word can be an argument at all. Its value is checked later, where there is one.
     fn may_be(&self, word: ExprId, arg: &Arg, options: &[Opt]) -> bool {
         let name = self.tree.as_name(word).map(|s| self.data.names.interner.name(s));
@@ -239,6 +316,7 @@ impl World<'_> {
             _ if name.is_some_and(|n| options.iter().any(|o| o.word == n)) && arg.optional => false,
             _ => match arg.ty {
                 Ty::Choice(choices) if arg.optional => name.is_some_and(|n| choices.contains(&n)),
+                Ty::Word(wanted) => name == Some(wanted),
                 Ty::Range => matches!(self.tree.expr(word), Expr::Range(..)),
                 _ => true,
             },

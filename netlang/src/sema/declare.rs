@@ -92,7 +92,7 @@ impl World<'_> {
         self.check_head(module, stmt, found);
         if !found.block.is_empty() {
             self.check_block(stmt, found.block, found.word);
-        } else if self.tree.has_block(stmt) && !matches!(found.word, "default" | "module" | "experiment") {
+        } else if self.tree.has_block(stmt) && !matches!(found.word, "default" | "module") {
             self.no_block(stmt, found.word);
         }
     }

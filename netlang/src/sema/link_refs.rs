@@ -4,6 +4,7 @@ use super::World;
 use super::eval::Env;
 use crate::diag::{Diagnostic, codes};
 use crate::syntax::tree::{Expr, ExprId, Mark};
+use crate::text::any_of;
 use crate::vocab::Kind;
 
 impl World<'_> {
@@ -43,20 +44,7 @@ impl World<'_> {
         if let [a, mark, b, ..] = *words
             && matches!(self.tree.expr(mark), Expr::Mark(Mark::Peer | Mark::Transit))
         {
-            let ends =
-                (self.rows_of(env, a, &[Kind::Router], "router"), self.rows_of(env, b, &[Kind::Router], "router"));
-            let (left, right) = (ends.0?, ends.1?);
-            let links = self.links_between(&left, &right);
-            if links.is_empty() {
-                let span = self.tree.span(a).to(self.tree.span(b));
-                let text = span.text(self.text).to_owned();
-                self.sink.push(
-                    Diagnostic::error(codes::UNKNOWN_NAME, format!("there is no link `{text}`"), span)
-                        .label("no link joins these two"),
-                );
-                return None;
-            }
-            return Some((links, 3));
+            return Some((self.links_by_ends(env, a, b)?, 3));
         }
         let word = *words.first()?;
         let rows = self.rows_of(env, word, &[Kind::Link], "link")?;
@@ -67,6 +55,37 @@ impl World<'_> {
             );
         }
         Some((rows, 1))
+    }
+
+    /// The links that have one end among the routers of each word; at least one.
+    pub(crate) fn links_by_ends(&mut self, env: Env, a: ExprId, b: ExprId) -> Option<Vec<u32>> {
+        let ends = (self.rows_of(env, a, &[Kind::Router], "router"), self.rows_of(env, b, &[Kind::Router], "router"));
+        let (left, right) = (ends.0?, ends.1?);
+        let links = self.links_between(&left, &right);
+        if links.is_empty() && !self.sink.has_errors() {
+            let span = self.tree.span(a).to(self.tree.span(b));
+            let text = span.text(self.text).to_owned();
+            let help = self.neighbours(&left, self.tree.span(a).text(self.text));
+            self.sink.push(
+                Diagnostic::error(codes::UNKNOWN_NAME, format!("there is no link `{text}`"), span)
+                    .label("no link joins these two")
+                    .help(help),
+            );
+        }
+        (!links.is_empty()).then_some(links)
+    }
+
+    /// Says which links some routers have.
+    fn neighbours(&self, routers: &[u32], text: &str) -> String {
+        let ends = self.data.links.iter().flat_map(|l| [(l.routers[0], l.routers[1]), (l.routers[1], l.routers[0])]);
+        let mut others: Vec<u32> = ends.filter(|(end, _)| routers.contains(end)).map(|(_, other)| other).collect();
+        others.sort_unstable();
+        others.dedup();
+        let names: Vec<String> = others.iter().take(4).map(|r| self.data.router_name(*r)).collect();
+        match names.is_empty() {
+            true => format!("`link {text} -- …` makes one; now it has none"),
+            false => format!("`{text}` has links to {}", any_of(names.iter().map(String::as_str))),
+        }
     }
 
     /// The links between two sets of routers, in either direction, sorted.

@@ -5,9 +5,9 @@ use super::clause::Clause;
 use super::eval::Env;
 use super::value::Value;
 use crate::diag::{Diagnostic, codes};
-use crate::plan::HypervisorKind;
 use crate::plan::form::Form;
 use crate::plan::rows::{Class, NicRow};
+use crate::plan::{HypervisorKind, KsmMode};
 use crate::syntax::tree::{Expr, ExprId, StmtId};
 use crate::text::nearest;
 use crate::vocab::{Kind, Ty};
@@ -61,6 +61,9 @@ impl World<'_> {
                 "image" => &mut found.image,
                 "cpu" => &mut found.cpu,
                 "mem" => &mut found.memory,
+                "ksm" => &mut found.ksm,
+                "console" => &mut found.console,
+                "needs" => &mut found.needs,
                 _ => continue,
             };
             *slot = self.clause(child, block);
@@ -83,14 +86,27 @@ impl World<'_> {
         let image = pick(&own.image, &default.image, env).and_then(|(word, _, _)| self.image_name(word));
         let cpu = pick(&own.cpu, &default.cpu, env).and_then(|(word, ty, env)| self.want_int(env, word, ty, "cpu"));
         let memory = pick(&own.memory, &default.memory, env).and_then(|(word, ty, env)| self.memory(env, word, ty));
+        let ksm = pick(&own.ksm, &default.ksm, env).and_then(|(word, ty, _)| self.choice(word, ty, "ksm"));
+        let console =
+            pick(&own.console, &default.console, env).and_then(|(word, ty, _)| self.choice(word, ty, "console"));
+        let needs = pick(&own.needs, &default.needs, env);
+        let needs_camera = needs.is_some_and(|(word, ty, _)| self.choice(word, ty, "needs").is_some());
+        if let (Some((camera, ..)), Some(HypervisorKind::Uml)) = (needs.filter(|_| needs_camera), hypervisor) {
+            let uml = pick(&own.hypervisor, &default.hypervisor, env).map(|(word, ..)| word);
+            self.no_usb(camera, uml);
+        }
         let class = Class {
             hypervisor,
             image: image.unwrap_or_else(|| Arc::from(DEFAULT_IMAGE)),
             cpu: cpu.unwrap_or(1) as u32,
             memory,
-            ksm: None,
-            console: true,
-            needs_camera: false,
+            ksm: ksm.map(|mode| match mode {
+                "off" => KsmMode::Off,
+                "on" => KsmMode::On,
+                _ => KsmMode::Aggressive,
+            }),
+            console: console != Some("off"),
+            needs_camera,
         };
         if let Some(id) = self.class_rows.get(&class) {
             return *id;
@@ -99,6 +115,21 @@ impl World<'_> {
         self.data.classes.push(class.clone());
         self.class_rows.insert(class, id);
         id
+    }
+
+    /// Reports a camera for a VM of a hypervisor without USB.
+    fn no_usb(&mut self, camera: ExprId, uml: Option<ExprId>) {
+        let it = Diagnostic::error(
+            codes::CAMERA_WITHOUT_USB,
+            "`uml` has no USB, so it cannot be lent a camera",
+            self.tree.span(camera),
+        )
+        .label("cannot be had here")
+        .help("`hypervisor qemu`, or no `hypervisor` at all");
+        self.sink.push(match uml {
+            Some(word) => it.also(self.tree.span(word), "the hypervisor"),
+            None => it,
+        });
     }
 
     fn memory(&mut self, env: Env, word: ExprId, ty: Ty) -> Option<u64> {
@@ -198,4 +229,7 @@ struct ClassClauses {
     image: Option<Clause>,
     cpu: Option<Clause>,
     memory: Option<Clause>,
+    ksm: Option<Clause>,
+    console: Option<Clause>,
+    needs: Option<Clause>,
 }

@@ -4,9 +4,11 @@
 //! documentation and completion are driven by them, so that they cannot drift apart. A new property is one entry here
 //! and the code that uses its value.
 
+mod experiment;
 mod tables;
 pub(crate) mod words;
 
+pub(crate) use experiment::{actions_for, is_action_of};
 pub use tables::KEYWORDS;
 
 /// What a word may stand for.
@@ -46,6 +48,12 @@ pub enum Ty {
     Image,
     /// VMs, routers, lans or a prefix: what a check or a rule talks about.
     Target,
+    /// This very word.
+    Word(&'static str),
+    /// Names with commas between them, of things of these kinds; a link also by its ends: `fibre, a -- b`.
+    Things(&'static [Kind]),
+    /// The same, or some of them: `5% of t2[*]`, `1 of web`.
+    SomeOf(&'static [Kind]),
 }
 
 /// Kinds of declared things.
@@ -115,6 +123,8 @@ impl Ty {
             Ty::Name(kinds) => kinds.iter().map(|k| k.a()).collect::<Vec<_>>().join(" or "),
             Ty::Image => "the name of an image".into(),
             Ty::Target => "vms, routers, a lan or a prefix".into(),
+            Ty::Word(word) => format!("`{word}`"),
+            Ty::Things(kinds) | Ty::SomeOf(kinds) => Ty::Name(kinds).a(),
         }
     }
 }
@@ -162,6 +172,8 @@ pub struct Property {
     pub options: &'static [Opt],
     /// Properties of its own block; empty when it has none.
     pub block: &'static [Property],
+    /// Instead of a block, one statement of it may follow on the same line: `at 30s fail radio`.
+    pub inline: bool,
     /// It may be given more than once.
     pub repeat: bool,
     /// Whether it works.
@@ -181,7 +193,9 @@ impl Property {
             push_args(&mut usage, option.args);
             usage.push(']');
         }
-        if !self.block.is_empty() {
+        if self.inline {
+            usage.push_str(" ACTION | { … }");
+        } else if !self.block.is_empty() {
             usage.push_str(" { … }");
         }
         usage
@@ -201,9 +215,11 @@ fn push_args(usage: &mut String, args: &[Arg]) {
     for arg in args {
         let mut text = match arg.ty {
             Ty::Choice(words) => words.join("|"),
+            Ty::Word(word) => word.to_owned(),
+            Ty::SomeOf(_) => format!("[N of | N% of] {}", arg.name.to_uppercase()),
             _ => arg.name.to_uppercase(),
         };
-        if arg.many {
+        if arg.many || matches!(arg.ty, Ty::Things(_) | Ty::SomeOf(_)) {
             text.push_str(", …");
         }
         usage.push(' ');

@@ -1,8 +1,9 @@
 //! The tables themselves.
 
+use super::experiment::EXPERIMENT;
 use super::{Arg, Keyword, Kind, Opt, Property, Ready, Ty};
 
-const fn arg(name: &'static str, ty: Ty) -> Arg {
+pub(super) const fn arg(name: &'static str, ty: Ty) -> Arg {
     Arg { name, ty, optional: false, many: false }
 }
 
@@ -14,27 +15,33 @@ const fn many(name: &'static str, ty: Ty) -> Arg {
     Arg { name, ty, optional: false, many: true }
 }
 
-const fn opt(word: &'static str, args: &'static [Arg]) -> Opt {
+pub(super) const fn opt(word: &'static str, args: &'static [Arg]) -> Opt {
     Opt { word, args }
 }
 
-const fn prop(word: &'static str, args: &'static [Arg], doc: &'static str) -> Property {
-    Property { word, args, options: &[], block: &[], repeat: false, ready: Ready::Yes, doc }
+pub(super) const fn prop(word: &'static str, args: &'static [Arg], doc: &'static str) -> Property {
+    Property { word, args, options: &[], block: &[], inline: false, repeat: false, ready: Ready::Yes, doc }
 }
 
 impl Property {
-    const fn with(mut self, options: &'static [Opt]) -> Property {
+    pub(super) const fn with(mut self, options: &'static [Opt]) -> Property {
         self.options = options;
         self
     }
 
-    const fn many(mut self) -> Property {
+    pub(super) const fn many(mut self) -> Property {
         self.repeat = true;
         self
     }
 
     const fn block(mut self, block: &'static [Property]) -> Property {
         self.block = block;
+        self
+    }
+
+    pub(super) const fn inline(mut self, block: &'static [Property]) -> Property {
+        self.block = block;
+        self.inline = true;
         self
     }
 
@@ -63,8 +70,8 @@ impl Keyword {
 const ON_OFF: Ty = Ty::Choice(&["on", "off"]);
 const LAN: Ty = Ty::Name(&[Kind::Lan]);
 const ROUTER: Ty = Ty::Name(&[Kind::Router]);
-const LINK: Ty = Ty::Name(&[Kind::Link]);
-const COUNT: Ty = Ty::Int(1, 1 << 24);
+
+pub(super) const COUNT: Ty = Ty::Int(1, 1 << 24);
 const PORT: Ty = Ty::Int(1, 65_535);
 const PROTOCOL: Ty = Ty::Choice(&["tcp", "udp", "icmp"]);
 
@@ -188,16 +195,21 @@ const PLACE_BLOCK: &[Property] = &[
     prop("per", &[arg("what", Ty::Choice(&["host"])), arg("count", COUNT)], "at most so many on one host"),
 ];
 
-const OF: Ty = Ty::Choice(&["of"]);
-const SAMPLE: &[Arg] = &[arg("few", COUNT), arg("of", OF), arg("many", COUNT), arg("of", OF), arg("vms", Ty::Target)];
+const OF: Ty = Ty::Word("of");
+const VMS: Ty = Ty::Things(&[Kind::Vm, Kind::Instance]);
+const SAMPLE: &[Arg] = &[arg("few", COUNT), arg("of", OF), arg("many", COUNT), arg("of", OF), arg("vms", VMS)];
 
 const TELEMETRY_BLOCK: &[Property] = &[
     prop("every", &[arg("time", Ty::Duration)], "the period of samples"),
     prop("collect", &[many("what", Ty::Choice(&["cpu", "mem", "net", "ksm"]))], "what is sampled"),
-    prop("pcap", &[arg("link", LINK)], "capture a link's packets").with(&[opt("max", &[arg("rate", Ty::Rate)])]).many(),
-    prop("sample", SAMPLE, "sample a few of many").with(&[opt("every", &[arg("time", Ty::Duration)])]).many(),
-    prop("console", &[arg("vms", Ty::Target)], "keep consoles").many(),
-    prop("routes", &[arg("routers", Ty::Target)], "keep routing tables").many(),
+    prop("pcap", &[arg("links", Ty::Things(&[Kind::Link]))], "capture a link's packets")
+        .with(&[opt("max", &[arg("rate", Ty::Rate)])])
+        .many(),
+    prop("sample", SAMPLE, "sample a few of many, more often")
+        .with(&[opt("every", &[arg("time", Ty::Duration)])])
+        .many(),
+    prop("console", &[arg("vms", VMS)], "keep consoles").many(),
+    prop("routes", &[arg("routers", Ty::Things(&[Kind::Router, Kind::Instance]))], "keep routing tables").many(),
 ];
 
 /// Every keyword, in the order in which they are documented.
@@ -229,5 +241,5 @@ pub const KEYWORDS: &[Keyword] = &[
         .later(),
     word("place", "place TARGET { … } | place together|apart", PLACE_BLOCK, "which hosts run what").later(),
     word("telemetry", "telemetry { … }", TELEMETRY_BLOCK, "what is measured").file_only().later(),
-    word("experiment", "experiment NAME { … }", &[], "what happens when").file_only().later(),
+    word("experiment", "experiment NAME { … }", EXPERIMENT, "what happens when").file_only().later(),
 ];
