@@ -16,6 +16,7 @@ mod eval;
 mod experiment;
 mod externals;
 mod firewall;
+mod firewall_checks;
 mod hosts;
 mod instantiate;
 mod lans;
@@ -273,6 +274,7 @@ impl<'a> World<'a> {
         self.verify_dhcp();
         self.nats();
         self.firewalls();
+        self.firewall_checks();
         self.wires();
         self.ospf_checks();
         self.bgp_checks();
