@@ -304,7 +304,7 @@ impl Shape<'_, '_> {
         let agrees = known.is_none_or(|at| address.map(Cidr::prefix) == Some(self.network.externals[at].prefix));
         let Some(address) = address.filter(|_| agrees) else {
             let why = format!(
-                "the prefix there is not given: `external uplink {{ interface \"{0}\"; net PREFIX }}` and `on uplink at N` \
+                "the prefix there is not given: `external uplink {{ host \"NAME\"; interface \"{0}\"; net PREFIX }}` and `on uplink at N` \
                  make it an external network",
                 printable(interface)
             );
@@ -313,6 +313,8 @@ impl Shape<'_, '_> {
         };
         let at = known.unwrap_or_else(|| {
             let name = self.names.free(&format!("{interface}_net"));
+            let why = "which host has the interface is not given: put its name in the place of `localhost`";
+            self.notes.add(link.line, NoteKind::Advice, format!("external {name}"), why);
             let interface = interface.to_owned();
             self.network.externals.push(External { name, interface, prefix: address.prefix() });
             self.network.externals.len() - 1
