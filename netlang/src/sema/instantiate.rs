@@ -18,6 +18,8 @@ use crate::vocab::Kind;
 pub(crate) const MAX_ROWS: u64 = 1 << 21;
 /// VMs that a plan has at most.
 pub(crate) const MAX_VMS: u64 = 1 << 24;
+/// Bytes of text that elements and instances are made from, together: it bounds what a short file can ask for.
+const MAX_WORK: u64 = 1 << 29;
 /// Modules within modules.
 const MAX_NESTING: u32 = 8;
 
@@ -70,6 +72,19 @@ impl World<'_> {
             return Rows { count: 1, ..Rows::default() };
         }
         let (first, count, is_array) = self.bounds(instance, found.stmt);
+        let of = match found.kind {
+            // A group is worked out once, however many VMs it has.
+            Kind::Vm => None,
+            Kind::Instance => self.data.names.modules[found.module as usize].stmt,
+            _ => Some(found.stmt),
+        };
+        if let Some(of) = of {
+            let span = self.tree.stmt_span(of);
+            self.work += u64::from(span.end - span.start) * u64::from(count);
+            if self.work > MAX_WORK {
+                return self.refuse_size(found.span, "bytes of text for elements and instances", MAX_WORK);
+            }
+        }
         let indices = (first..first + count).map(|i| is_array.then_some(i));
         let base = match found.kind {
             Kind::Vm => {
