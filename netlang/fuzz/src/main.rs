@@ -62,7 +62,10 @@ fn main() -> Result<()> {
     command.args([&found, &seeds]).stdout(output.try_clone()?).stderr(output);
     command.arg(format!("-dict={}", dict.display())).arg(format!("-artifact_prefix={}/", crashes.display()));
     command.args(["-max_len=8192", "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1"]);
-    command.arg(format!("-max_total_time={}", cli.seconds)).arg(format!("-fork={}", cli.jobs)).arg("-ignore_crashes=0");
+    command.arg(format!("-max_total_time={}", cli.seconds));
+    if cli.jobs > 1 {
+        command.arg(format!("-fork={}", cli.jobs));
+    }
     let status = command.status().with_context(|| format!("cannot run {}", target.display()))?;
     let text = std::fs::read_to_string(&log).unwrap_or_default();
     if status.success() {

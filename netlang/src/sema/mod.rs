@@ -171,6 +171,8 @@ pub(crate) struct World<'a> {
     /// Elements of arrays and instances, times the bytes of text that each is made from.
     work: u64,
     eval_depth: u32,
+    /// The instances of each module.
+    module_instances: Vec<Vec<u32>>,
     class_of: Vec<u32>,
     class_ids: HashMap<(u32, u32), u32>,
     instance_classes: Vec<instantiate::InstanceClass>,
@@ -226,6 +228,7 @@ impl<'a> World<'a> {
             given_params: None,
             work: 0,
             eval_depth: 0,
+            module_instances: Vec::new(),
             class_of: Vec::new(),
             class_ids: HashMap::new(),
             instance_classes: Vec::new(),
