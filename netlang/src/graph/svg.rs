@@ -25,7 +25,7 @@ const ARROW: f64 = 9.0;
 const STYLE: &str = "\
 text{font-family:Helvetica,Arial,'Liberation Sans',sans-serif;fill:#1d2329}\
 .name{font-size:14px;font-weight:bold}.small{font-size:11.5px;fill:#4c5661}.title{font-size:22px;font-weight:bold}\
-.page{fill:#fff}.halo{fill:#fff;fill-opacity:.92}.in .halo{fill:#f6f8fa}\
+.page{fill:#fff}.halo{fill:#fff}.in .halo{fill:#f6f8fa}\
 .box{fill:#f6f8fa;stroke:#b3bdc7;stroke-width:1.2}.behind{fill:#f6f8fa;stroke:#cdd5dd}\
 .attach{fill:none;stroke:#8a96a3;stroke-width:1.4}.link{fill:none;stroke:#3a4550;stroke-width:2}\
 .arrow{fill:#3a4550}.icon{fill:none;stroke-width:1.6;stroke-linecap:round;stroke-linejoin:round}\
@@ -72,7 +72,7 @@ fn sizes(model: &Model, texts: &Texts) -> Sizes {
     Sizes {
         items: model.items.iter().zip(&texts.items).map(|(i, t)| item_size(i, t)).collect(),
         titles: (texts.titles.iter())
-            .map(|(name, module)| Size { w: width(name, NAME, true) + 8.0 + width(module, SMALL, false), h: 18.0 })
+            .map(|(name, module)| Size { w: width(name, NAME, true).max(width(module, SMALL, false)), h: 33.0 })
             .collect(),
         labels: (texts.labels.iter())
             .map(|lines| match lines.is_empty() {
@@ -90,7 +90,7 @@ fn widest(lines: &[String], bold: bool) -> f64 {
 fn item_size(item: &Item, (name, lines): &(String, Vec<String>)) -> Size {
     let text = width(name, NAME, true).max(widest(lines, false));
     let (w, h) = (text + ICON + 34.0, 20.0 + 16.0 + LINE * lines.len() as f64);
-    let (w, h) = if item.kind == ItemKind::External { (w + 34.0, h + 22.0) } else { (w, h) };
+    let (w, h) = if item.kind == ItemKind::External { (w + 24.0, h + 22.0) } else { (w, h) };
     // Lans are round at the ends.
     let w = if item.kind == ItemKind::Lan { w + 14.0 } else { w };
     let stack = if item.elements > 1 { 2.0 * STACK } else { 0.0 };
@@ -100,7 +100,7 @@ fn item_size(item: &Item, (name, lines): &(String, Vec<String>)) -> Size {
 /// Lays a model out below its heading.
 pub(crate) fn canvas(title: &str, model: &Model, sums: &GraphSums, notes: &[String]) -> Canvas {
     let mut layout = lay_out(model, &sizes(model, &texts(model)));
-    let heading = 74.0;
+    let heading = 80.0;
     let legend: f64 = legend(model, sums).iter().map(|(_, text)| legend_width(text)).sum();
     let least = [width(title, TITLE, true), legend, widest(notes, false)].into_iter().fold(0.0, f64::max);
     let inner = layout.size.w.max(least);
@@ -150,7 +150,7 @@ enum Sign {
 }
 
 fn legend_width(text: &str) -> f64 {
-    ICON + 6.0 + width(text, 13.0, false) + 22.0
+    ICON + 6.0 + width(text, 13.0, false) * 0.9 + 24.0
 }
 
 /// Draws a model.
@@ -245,7 +245,7 @@ impl Out {
         ));
         let base = title.y + 13.0;
         self.text("name", title.x, base, name);
-        self.text("small", title.x + width(name, NAME, true) + 8.0, base, module);
+        self.text("small", title.x, base + LINE, module);
         self.0.push_str("</g>\n");
     }
 
@@ -272,7 +272,7 @@ impl Out {
             ));
         }
         let inset = match item.kind {
-            ItemKind::External => 28.0,
+            ItemKind::External => 23.0,
             ItemKind::Lan => 17.0,
             _ => 11.0,
         };

@@ -12,7 +12,10 @@ const MOST_CHARS: usize = 30;
 pub(crate) fn item(item: &Item) -> (String, Vec<String>) {
     let joined = |parts: &[Option<String>]| parts.iter().flatten().cloned().collect::<Vec<_>>().join(" · ");
     let fact = |at: usize| item.facts[at].text().map(str::to_owned);
-    let traits = (!item.traits.is_empty()).then(|| item.traits.iter().copied().collect::<Vec<_>>().join(" · "));
+    let some = |words: &[&str]| {
+        let found: Vec<&str> = words.iter().copied().filter(|w| item.traits.contains(w)).collect();
+        (!found.is_empty()).then(|| found.join(" · "))
+    };
     let name = if item.decls == 1 { item.names[0].clone() } else { item.kind.count(item.elements) };
     let count = match (item.elements, item.decls) {
         (_, 2..) => Some(format!("{} … {}", shorten(&item.names[0], 13), shorten(&item.names[1], 13))),
@@ -23,19 +26,19 @@ pub(crate) fn item(item: &Item) -> (String, Vec<String>) {
         (n, _) => Some(item.kind.count(n)),
     };
     let lines = match item.kind {
-        ItemKind::Vm => vec![count.unwrap_or_default(), joined(&[fact(0), fact(1), traits])],
+        ItemKind::Vm => vec![count.unwrap_or_default(), joined(&[fact(0), fact(1), some(&["camera"])])],
         ItemKind::Lan => {
             let prefix = match (fact(0), &count) {
                 (Some(prefix), _) => Some(prefix),
                 (None, Some(count)) => Some(fact(1).map_or_else(|| count.clone(), |len| format!("{count}, {len} each"))),
                 (None, None) => None,
             };
-            vec![prefix.unwrap_or_default(), traits.unwrap_or_default()]
+            vec![prefix.unwrap_or_default(), some(&["dhcp", "isolated", "vde"]).unwrap_or_default()]
         }
         ItemKind::Router => {
-            let protocols = traits.filter(|t| !t.is_empty());
-            let kind = fact(0).or_else(|| Some("several kinds".to_owned()));
-            vec![count.unwrap_or_default(), joined(&[kind, fact(1)]), protocols.unwrap_or_default()]
+            let kind = fact(0).or_else(|| (item.elements > 1).then(|| "several kinds".to_owned()));
+            let routes = joined(&[kind, some(&["ospf", "bgp"]), fact(1)]);
+            vec![count.unwrap_or_default(), routes, some(&["firewall", "nat"]).unwrap_or_default()]
         }
         ItemKind::External => vec![fact(0).unwrap_or_default()],
     };
@@ -94,7 +97,7 @@ pub(crate) fn delay(policy: &LinkPolicy) -> String {
 }
 
 fn duration(nanoseconds: u64) -> String {
-    in_units(nanoseconds, &[("min", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1000), ("ns", 1)])
+    in_units(nanoseconds, &[("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1000), ("ns", 1)])
 }
 
 /// `10Mbit`
@@ -104,15 +107,20 @@ pub(crate) fn rate(bits: u64) -> String {
 
 /// `128MiB`
 pub(crate) fn size(bytes: u64) -> String {
-    in_units(bytes, &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)])
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, of)| bytes >= *of && bytes.is_multiple_of(*of)) {
+        Some((unit, of)) => format!("{}{unit}", bytes / of),
+        None => format!("{bytes}B"),
+    }
 }
 
-/// The largest unit that leaves at most one digit behind the point.
+/// The largest unit (a power of ten) that leaves at most one digit behind the point.
 fn in_units(number: u64, units: &[(&str, u64)]) -> String {
     for (unit, of) in units {
-        if number >= *of && number.is_multiple_of((*of / 10).max(1)) {
-            let (whole, rest) = (number / of, number % of / (*of / 10).max(1));
-            return if rest == 0 || *of == 1 { format!("{whole}{unit}") } else { format!("{whole}.{rest}{unit}") };
+        let tenth = (of / 10).max(1);
+        if number >= *of && number.is_multiple_of(tenth) {
+            let rest = number % of / tenth;
+            return if rest == 0 { format!("{}{unit}", number / of) } else { format!("{}.{rest}{unit}", number / of) };
         }
     }
     number.to_string()

@@ -56,8 +56,9 @@ fn label_place(run: &Run, verticals: &[f64]) -> f64 {
     if half == 0.0 {
         return middle;
     }
-    // Within the run; or, when the label is the longer one, so that the run stays within the label.
-    let reach = ((right - left) / 2.0 - half).abs() - 4.0;
+    // Within the run; or, when the label is the longer one, so that the run stays well within the label.
+    let spare = (right - left) / 2.0 - half;
+    let reach = if spare > 0.0 { spare - 4.0 } else { -spare - 12.0 };
     let covered = |x: f64| {
         let own = |v: f64| (v - left).abs() < 0.5 || (v - right).abs() < 0.5;
         verticals.iter().filter(|v| (**v - x).abs() < half + 4.0 && !own(**v)).count()

@@ -53,6 +53,19 @@ pub(crate) struct Layout {
     /// The titles of the clusters.
     pub(crate) titles: Vec<Rect>,
     pub(crate) lines: Vec<Route>,
+    /// The blocks that the layout is made of.
+    blocks: Vec<Rect>,
+}
+
+impl Layout {
+    /// The left edge of a part.
+    fn left(&self, child: Child) -> f64 {
+        match child {
+            Child::Item(item) => self.items[item as usize].x,
+            Child::Block(block) => self.blocks[block as usize].x,
+            Child::Title(cluster) => self.titles[cluster as usize].x,
+        }
+    }
 }
 
 /// Sizes of what is to be drawn: items, titles of clusters, labels of lines (of no size when there is none).
@@ -67,10 +80,23 @@ pub(crate) struct Sizes {
 pub(crate) fn lay_out(model: &Model, sizes: &Sizes) -> Layout {
     let blocks = Blocks::new(model, sizes);
     let requests = place::requests(model, &blocks);
+    // Again when it is known what lies where, so that lines leave their boxes on the right side.
+    let first = arranged(model, sizes, &blocks, &requests, None);
+    let second = arranged(model, sizes, &blocks, &requests, Some(&first));
+    arranged(model, sizes, &blocks, &requests, Some(&second))
+}
+
+fn arranged(
+    model: &Model,
+    sizes: &Sizes,
+    blocks: &Blocks,
+    requests: &[Vec<place::Request>],
+    earlier: Option<&Layout>,
+) -> Layout {
     let mut placed: Vec<Placed> = vec![Placed::default(); blocks.all.len()];
     // Inner blocks were added after outer ones.
     for block in (0..blocks.all.len()).rev() {
-        placed[block] = place::place(model, sizes, &blocks, block, &requests[block], &placed);
+        placed[block] = place::place(model, sizes, blocks, block, &requests[block], &placed, earlier);
     }
     let mut layout = Layout {
         size: placed.first().map(|p| p.size).unwrap_or_default(),
@@ -78,19 +104,21 @@ pub(crate) fn lay_out(model: &Model, sizes: &Sizes) -> Layout {
         clusters: vec![Rect::default(); model.clusters.len()],
         titles: vec![Rect::default(); model.clusters.len()],
         lines: vec![Route::default(); model.lines.len()],
+        blocks: vec![Rect::default(); blocks.all.len()],
     };
-    let mut origins = vec![(0.0, 0.0); blocks.all.len()];
-    for (at, block) in blocks.all.iter().enumerate() {
-        let (x, y) = origins[at];
-        if let Some(cluster) = block.cluster {
-            layout.clusters[cluster as usize] = Rect { x, y, w: placed[at].size.w, h: placed[at].size.h };
-        }
+    for at in 0..blocks.all.len() {
+        let Rect { x, y, .. } = layout.blocks[at];
         for (child, rect) in &placed[at].children {
             let rect = Rect { x: x + rect.x, y: y + rect.y, ..*rect };
             match *child {
                 Child::Item(item) => layout.items[item as usize] = rect,
-                Child::Block(inner) => origins[inner as usize] = (rect.x, rect.y),
                 Child::Title(cluster) => layout.titles[cluster as usize] = rect,
+                Child::Block(inner) => {
+                    layout.blocks[inner as usize] = rect;
+                    if let Some(cluster) = blocks.all[inner as usize].cluster {
+                        layout.clusters[cluster as usize] = rect;
+                    }
+                }
             }
         }
     }
@@ -107,9 +135,9 @@ pub(crate) fn lay_out(model: &Model, sizes: &Sizes) -> Layout {
             place::Part::Across => (1, 0),
             place::Part::To => (2, *at as i64),
         });
-        let route = &mut layout.lines[line];
+        let mut route = Route::default();
         for (at, piece) in pieces {
-            let (x, y) = origins[at];
+            let Rect { x, y, .. } = layout.blocks[at];
             let shift = |p: &Point| (p.0 + x, p.1 + y);
             match piece.part {
                 place::Part::To => route.points.extend(piece.points.iter().rev().map(shift)),
@@ -120,6 +148,7 @@ pub(crate) fn lay_out(model: &Model, sizes: &Sizes) -> Layout {
             }
         }
         route.points.dedup_by(|a, b| (a.0 - b.0).abs() < 0.05 && (a.1 - b.1).abs() < 0.05);
+        layout.lines[line] = route;
     }
     layout
 }

@@ -3,8 +3,8 @@
 use super::super::model::{LineKind, Model};
 use super::blocks::{Blocks, Child};
 use super::channel::{Run, Track, tracks};
-use super::rows::{Hop, Pin, Rows, Side, Slot};
-use super::{Point, Rect, Size, Sizes};
+use super::rows::{Hop, Pin, Rows, Side, Slot, Target};
+use super::{Layout, Point, Rect, Size, Sizes};
 use hashbrown::HashMap;
 
 /// Between parts of a row.
@@ -18,7 +18,7 @@ const CURVED: f64 = 46.0;
 const STRAIGHT: f64 = 28.0;
 const EMPTY: f64 = 28.0;
 /// Below the title of a cluster.
-const BELOW_TITLE: f64 = 10.0;
+const BELOW_TITLE: f64 = 4.0;
 /// Above and below the tracks of a channel.
 const BESIDE_TRACKS: f64 = 12.0;
 /// A track without labels.
@@ -68,7 +68,7 @@ pub(crate) struct End {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Request {
     Across { line: u32, ends: [End; 2] },
-    Exit { line: u32, number: usize, end: End },
+    Exit { line: u32, number: usize, end: End, level: bool },
 }
 
 /// What each block has to draw.
@@ -91,7 +91,7 @@ pub(crate) fn requests(model: &Model, blocks: &Blocks) -> Vec<Vec<Request>> {
         for (n, (chain, at)) in chains.iter().zip([at_a, at_b]).enumerate() {
             for (block, row, child) in &chain[..at] {
                 let end = End { row: *row, child: *child, side: sides[n] };
-                requests[*block as usize].push(Request::Exit { line: number, number: n, end });
+                requests[*block as usize].push(Request::Exit { line: number, number: n, end, level: row_a == row_b });
             }
         }
         let end = |chain: &[(u32, usize, Child)], at: usize, side| {
@@ -122,7 +122,10 @@ struct Way {
 struct Work<'a> {
     model: &'a Model,
     sizes: &'a Sizes,
+    blocks: &'a Blocks,
     placed: &'a [Placed],
+    /// Where everything was before.
+    earlier: Option<&'a Layout>,
     rows: Rows,
     slot_of: HashMap<Child, usize>,
     ways: Vec<Way>,
@@ -136,15 +139,16 @@ pub(crate) fn place(
     block: usize,
     requests: &[Request],
     placed: &[Placed],
+    earlier: Option<&Layout>,
 ) -> Placed {
     let it = &blocks.all[block];
     let mut work =
-        Work { model, sizes, placed, rows: Rows::default(), slot_of: HashMap::new(), ways: Vec::new() };
+        Work { model, sizes, blocks, placed, earlier, rows: Rows::default(), slot_of: HashMap::new(), ways: Vec::new() };
     work.add_rows(&it.rows);
     for request in requests {
         match request {
             Request::Across { line, ends } => work.across(*line, *ends),
-            Request::Exit { line, number, end } => work.exit(*line, *number, *end),
+            Request::Exit { line, number, end, level } => work.exit(*line, *number, *end, *level),
         }
     }
     work.rows.arrange();
@@ -156,7 +160,11 @@ impl Work<'_> {
     fn add_rows(&mut self, rows: &[Vec<Child>]) {
         for (row, children) in rows.iter().enumerate() {
             let mut slots = Vec::with_capacity(children.len());
-            for child in children {
+            let mut children = children.clone();
+            if let Some(earlier) = self.earlier {
+                children.sort_by(|a, b| earlier.left(*a).total_cmp(&earlier.left(*b)));
+            }
+            for child in &children {
                 let size = match *child {
                     Child::Item(item) => self.sizes.items[item as usize],
                     Child::Block(inner) => self.placed[inner as usize].size,
@@ -195,7 +203,7 @@ impl Work<'_> {
     }
 
     fn hop(&mut self, channel: usize, from: usize, to: Option<usize>) -> usize {
-        self.rows.hops.push(Hop { channel, from, to });
+        self.rows.hops.push(Hop { channel, from, to, target: None });
         self.rows.hops.len() - 1
     }
 
@@ -216,8 +224,15 @@ impl Work<'_> {
         self.ways.push(Way { line, part: Part::Across, hops, turned });
     }
 
-    fn exit(&mut self, line: u32, number: usize, end: End) {
+    fn exit(&mut self, line: u32, number: usize, end: End, level: bool) {
         let Some(mut at) = self.end_pin(line, number, end) else { return };
+        let slot = self.rows.pins[at].slot;
+        let ends = self.model.lines[line as usize].ends;
+        let middle = |r: &Rect| r.x + r.w / 2.0;
+        let target = self.earlier.map(|earlier| {
+            let [own, other] = [number, 1 - number].map(|n| middle(&earlier.items[ends[n] as usize]));
+            Target { slot, dx: other - own, level }
+        });
         let mut hops = Vec::new();
         if end.side == Side::Bottom {
             hops.push(self.hop(end.row + 1, at, None));
@@ -229,8 +244,15 @@ impl Work<'_> {
             }
             hops.push(self.hop(0, at, None));
         }
+        for hop in &hops {
+            self.rows.hops[*hop].target = target;
+        }
         let part = if number == 0 { Part::From } else { Part::To };
         self.ways.push(Way { line, part, hops, turned: false });
+    }
+
+    fn is_cluster(&self, child: Child) -> bool {
+        matches!(child, Child::Block(inner) if self.blocks.all[inner as usize].cluster.is_some())
     }
 
     fn is_link(&self, line: u32) -> bool {
@@ -304,17 +326,15 @@ impl Work<'_> {
         }
         let dx = padding - left;
         let mut placed = Placed { size: Size { w: right - left + 2.0 * padding, h: height }, ..Placed::default() };
-        let slot_y = |slot: usize| {
-            let it = &self.rows.slots[slot];
-            let all_low = self.rows.rows[it.row].iter().all(|s| self.rows.slots[*s].h < 100.0);
-            let spare = row_heights[it.row] - it.h;
-            tops[it.row] + if all_low && !it.thin { spare / 2.0 } else { 0.0 }
-        };
+        let slot_y = |slot: usize| tops[self.rows.slots[slot].row];
         for child in rows.iter().flatten() {
             let slot = self.slot_of[child];
             let it = &self.rows.slots[slot];
             let x = if it.first { padding } else { it.x + dx };
-            placed.children.push((*child, Rect { x, y: slot_y(slot), w: it.w, h: it.h }));
+            // Clusters beside one another end together.
+            let h = if self.is_cluster(*child) { row_heights[it.row] } else { it.h };
+            placed.children.push((*child, Rect { x, y: slot_y(slot), w: it.w, h }));
+
         }
         let pin_y = |pin: usize| {
             let pin = &self.rows.pins[pin];
@@ -344,7 +364,10 @@ impl Work<'_> {
                 piece.points.push((from, start));
                 if let Some((track, low, high)) = track_of.get(hop) {
                     let y = bottom - BESIDE_TRACKS - high * (track.track as f64 + 0.5) - low;
-                    piece.points.extend([(from, y), (to, y)]);
+                    // The label of a loop stands on it: it would hide it.
+                    let own = it.to.is_some_and(|to| self.rows.pins[to].slot == self.rows.pins[it.from].slot);
+                    let arch = y + if own { labelled.get(hop).map_or(0.0, |l| l.h / 2.0) } else { 0.0 };
+                    piece.points.extend([(from, arch), (to, arch)]);
                     if let Some(label) = labelled.get(hop) {
                         let (x, y) = (track.middle + dx - label.w / 2.0, y - label.h / 2.0);
                         piece.label = Some(Rect { x, y, w: label.w, h: label.h });

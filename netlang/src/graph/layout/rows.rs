@@ -41,6 +41,19 @@ pub(crate) struct Hop {
     pub(crate) from: usize,
     /// `None`: straight to the edge of the block.
     pub(crate) to: Option<usize>,
+    /// Where a line that leaves the block goes, as far as it is known.
+    pub(crate) target: Option<Target>,
+}
+
+/// Where a line goes that leaves the block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    /// The part that it comes from.
+    pub(crate) slot: usize,
+    /// How far to the right of that part's middle.
+    pub(crate) dx: f64,
+    /// Outside it goes to something in the same row.
+    pub(crate) level: bool,
 }
 
 /// Rows in the making.
@@ -56,6 +69,8 @@ pub(crate) struct Rows {
 const SWEEPS: usize = 10;
 /// A crossing is as bad as so many pixels of line.
 const CROSSING: f64 = 150.0;
+/// What is gained by less is not worth leaving the order of the file for, in pixels of line.
+const WORTH: f64 = 40.0;
 /// Beyond so many slots, swaps are not tried: it would take long.
 const MOST_FOR_SWAPS: usize = 90;
 /// The widest room between two pins.
@@ -82,6 +97,11 @@ impl Rows {
     pub(crate) fn pin_x(&self, pin: usize) -> f64 {
         let pin = &self.pins[pin];
         self.slots[pin.slot].x + pin.dx
+    }
+
+    fn target_x(&self, target: Target) -> f64 {
+        let slot = &self.slots[target.slot];
+        slot.x + slot.w / 2.0 + target.dx
     }
 
     /// For each slot its own pin and the one at the other end of each hop.
@@ -111,6 +131,10 @@ impl Rows {
 
     fn order(&mut self) {
         let neighbours = self.neighbours();
+        let mut targets: Vec<Vec<Target>> = vec![Vec::new(); self.slots.len()];
+        for hop in &self.hops {
+            targets[self.pins[hop.from].slot].extend(hop.target);
+        }
         self.pack();
         let mut best = (self.cost(), self.rows.clone());
         for sweep in 0..SWEEPS {
@@ -123,11 +147,9 @@ impl Rows {
                     .iter()
                     .map(|slot| {
                         let it = &self.slots[*slot];
-                        let xs: Vec<f64> = neighbours[*slot]
-                            .iter()
-                            .filter(|(_, to)| wanted(self.slots[self.pins[*to].slot].row))
-                            .map(|(_, to)| self.pin_x(*to))
-                            .collect();
+                        let near = neighbours[*slot].iter().filter(|(_, to)| wanted(self.slots[self.pins[*to].slot].row));
+                        let outside = targets[*slot].iter().map(|t| self.target_x(*t));
+                        let xs: Vec<f64> = near.map(|(_, to)| self.pin_x(*to)).chain(outside).collect();
                         let key = match (it.first, xs.len()) {
                             (true, _) => f64::NEG_INFINITY,
                             (_, 0) => it.x + it.w / 2.0,
@@ -141,7 +163,7 @@ impl Rows {
                 self.pack();
             }
             let cost = self.cost();
-            if cost < best.0 - 0.5 {
+            if cost < best.0 - WORTH {
                 best = (cost, self.rows.clone());
             }
         }
@@ -164,7 +186,7 @@ impl Rows {
                     self.rows[row].swap(at - 1, at);
                     self.pack();
                     let new = self.cost();
-                    if new < cost - 0.5 {
+                    if new < cost - WORTH {
                         cost = new;
                     } else {
                         self.rows[row].swap(at - 1, at);
@@ -183,11 +205,19 @@ impl Rows {
         let mut channels: Vec<Vec<(f64, f64, bool)>> = vec![Vec::new(); self.rows.len() + 1];
         let mut cost = 0.0;
         for hop in &self.hops {
-            let Some(to) = hop.to else { continue };
-            let (mut a, mut b) = (self.pin_x(hop.from), self.pin_x(to));
-            let (from_row, to_row) = (self.slots[self.pins[hop.from].slot].row, self.slots[self.pins[to].slot].row);
-            let level = from_row == to_row;
-            if from_row > to_row || (level && a > b) {
+            let mut a = self.pin_x(hop.from);
+            let from_row = self.slots[self.pins[hop.from].slot].row;
+            let (mut b, level, upwards) = match (hop.to, hop.target) {
+                (Some(to), _) => {
+                    let to_row = self.slots[self.pins[to].slot].row;
+                    (self.pin_x(to), from_row == to_row, from_row > to_row)
+                }
+                (None, Some(target)) => {
+                    (self.target_x(target), target.level, self.pins[hop.from].side == Side::Top)
+                }
+                (None, None) => continue,
+            };
+            if (level && a > b) || (!level && upwards) {
                 std::mem::swap(&mut a, &mut b);
             }
             cost += (a - b).abs();
@@ -217,22 +247,30 @@ impl Rows {
 
     /// Spreads the pins of each side in the order of what they lead to.
     fn spread_pins(&mut self) {
-        let mut sides: Vec<[Vec<(f64, usize)>; 2]> = vec![Default::default(); self.slots.len()];
+        let mut sides: Vec<[Vec<((u8, f64), usize)>; 2]> = vec![Default::default(); self.slots.len()];
         for hop in &self.hops {
             for (own, other) in [(Some(hop.from), hop.to), (hop.to, Some(hop.from))] {
                 let Some(own) = own.filter(|p| !self.pins[*p].fixed) else { continue };
                 let pin = &self.pins[own];
                 let slot = &self.slots[pin.slot];
-                let towards = match other.map(|p| &self.pins[p]) {
-                    Some(other) if other.slot != pin.slot => self.slots[other.slot].x + other.dx,
-                    _ => slot.x + slot.w / 2.0,
+                let middle = slot.x + slot.w / 2.0;
+                let target = hop.target.filter(|_| own == hop.from).map(|t| (self.target_x(t), t.level));
+                let key = match (target, other.map(|p| &self.pins[p])) {
+                    (Some((towards, level)), _) => pin_key(middle, towards, level),
+                    (None, Some(other)) if other.slot != pin.slot => {
+                        let to = &self.slots[other.slot];
+                        pin_key(middle, to.x + other.dx, to.row == slot.row)
+                    }
+                    // A loop stands on the left, where its label has room.
+                    (None, Some(_)) => (0, 0.0),
+                    (None, None) => pin_key(middle, middle, false),
                 };
-                sides[pin.slot][usize::from(pin.side == Side::Bottom)].push((towards, own));
+                sides[pin.slot][usize::from(pin.side == Side::Bottom)].push((key, own));
             }
         }
         for (slot, sides) in sides.into_iter().enumerate() {
             for mut pins in sides {
-                pins.sort_by(|a, b| a.0.total_cmp(&b.0));
+                pins.sort_by(|a, b| a.0.0.cmp(&b.0.0).then(a.0.1.total_cmp(&b.0.1)));
                 let count = pins.len() as f64;
                 let w = self.slots[slot].w;
                 let gap = PIN_GAP.min((w - 20.0).max(0.0) / (count - 1.0).max(1.0));
@@ -243,15 +281,26 @@ impl Rows {
         }
     }
 
+    /// For each slot how many lines it has upwards and downwards.
+    fn degrees(&self, neighbours: &[Vec<(usize, usize)>]) -> Vec<[usize; 2]> {
+        let row_of = |pin: usize| self.slots[self.pins[pin].slot].row;
+        let count = |(slot, of): (usize, &Vec<(usize, usize)>)| {
+            let own = self.slots[slot].row;
+            [of.iter().filter(|n| row_of(n.1) < own).count(), of.iter().filter(|n| row_of(n.1) > own).count()]
+        };
+        neighbours.iter().enumerate().map(count).collect()
+    }
+
     /// Moves the slots so that lines become straight, as far as the order leaves room.
     fn straighten(&mut self) {
         let neighbours = self.neighbours();
+        let degrees = self.degrees(&neighbours);
         for sweep in 0..2 * SWEEPS {
             let count = self.rows.len();
             for n in 0..count {
                 let at = if sweep % 2 == 0 { n } else { count - 1 - n };
                 let row = &self.rows[at];
-                let last = sweep + 2 >= 2 * SWEEPS;
+                let last = sweep >= SWEEPS;
                 let mut offset = 0.0;
                 let mut wishes = Vec::with_capacity(row.len());
                 let mut offsets = Vec::with_capacity(row.len());
@@ -265,8 +314,15 @@ impl Rows {
                             continue;
                         }
                         let ahead = (other.row > at) == (sweep % 2 == 0);
+                        let down = usize::from(other.row > at);
+                        let alone = degrees[*slot][down] == 1 && degrees[self.pins[*to].slot][1 - down] == 1;
                         // What the sweep comes to will move, so it counts less.
-                        let part = if ahead && !last { 0.2 } else { 1.0 } * if it.thin || other.thin { 3.0 } else { 1.0 };
+                        let part = if ahead && !last { 0.2 } else { 1.0 };
+                        let part = match (alone, it.thin || other.thin) {
+                            (true, _) => part * 25.0,
+                            (false, true) => part * 4.0,
+                            (false, false) => part,
+                        };
                         sum += part * (self.pin_x(*to) - self.pins[*own].dx);
                         weight += part;
                     }
@@ -283,6 +339,16 @@ impl Rows {
                 }
             }
         }
+    }
+}
+
+/// What the pins of a part are sorted by.
+fn pin_key(middle: f64, towards: f64, level: bool) -> (u8, f64) {
+    // Of lines that stay level, the one that goes the farthest is the innermost, and goes around the others.
+    match (level, towards < middle) {
+        (true, true) => (1, -towards),
+        (false, _) => (2, towards),
+        (true, false) => (3, -towards),
     }
 }
 
