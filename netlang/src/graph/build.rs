@@ -7,7 +7,7 @@ use crate::plan::form::Form;
 use crate::plan::route::LAN_COST;
 use crate::plan::rows::{Data, On};
 use crate::plan::{RouterKind, SwitchKind};
-use crate::sema::Known;
+use crate::sema::Parts;
 use crate::syntax::tree::StmtId;
 use crate::text::{nearest, thousands};
 use crate::vocab::Kind;
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 type Key = (Option<u32>, u32, Option<u32>);
 
 struct Builder<'a> {
-    known: &'a Known,
+    known: &'a Parts,
     text: &'a str,
     model: Model,
     /// Plain paths that are expanded; `None` for all.
@@ -36,7 +36,7 @@ struct Builder<'a> {
 ///
 /// # Errors
 /// When a path to be expanded is not known, or too much is.
-pub(crate) fn build(known: &Known, text: &str, expand: &Expand) -> Result<Model, GraphError> {
+pub(crate) fn build(known: &Parts, text: &str, expand: &Expand) -> Result<Model, GraphError> {
     let expanded = match expand {
         Expand::All => None,
         Expand::Paths(paths) => Some(expanded_paths(&known.data, paths)?),
@@ -403,7 +403,9 @@ impl Builder<'_> {
         let text = |at: usize| words.get(at).map_or("", |w| self.known.tree.span(*w).text(self.text));
         match text(1) {
             "mesh" => Fact::of("mesh".to_owned()),
-            "each" => Fact::of(text(4).parse().map_or_else(|_| "each".to_owned(), |n| format!("{} each", thousands(n)))),
+            "each" => {
+                Fact::of(text(4).parse().map_or_else(|_| "each".to_owned(), |n| format!("{} each", thousands(n))))
+            }
             _ => Fact::Unknown,
         }
     }

@@ -25,7 +25,11 @@ pub(crate) fn dot(title: &str, model: &Model, notes: &[String]) -> String {
         if line.transit {
             attributes.push("dir=forward".to_owned());
         }
-        attributes.push(if line.kind == LineKind::Attach { "color=gray50".to_owned() } else { "penwidth=2".to_owned() });
+        attributes.push(if line.kind == LineKind::Attach {
+            "color=gray50".to_owned()
+        } else {
+            "penwidth=2".to_owned()
+        });
         let _ = writeln!(out, " [{}];", attributes.join(", "));
     }
     out.push_str("}\n");

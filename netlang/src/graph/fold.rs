@@ -10,6 +10,9 @@ const PAGE_ITEMS: usize = 36;
 /// Lines that a page has room for.
 const PAGE_LINES: usize = 72;
 
+/// Links between the same two items that are drawn one by one.
+const MOST_PARALLEL: usize = 4;
+
 /// What was folded to fit the page, in words; empty when nothing was.
 pub(crate) fn fold(model: &mut Model) -> Vec<&'static str> {
     type Step = (&'static str, fn(&mut Model));
@@ -17,7 +20,7 @@ pub(crate) fn fold(model: &mut Model) -> Vec<&'static str> {
         ("VMs of the same lans", same_vms),
         ("instances of the same module", same_modules),
         ("lans and routers with the same neighbours", same_neighbours),
-        ("links between the same routers", same_links),
+        (LINKS, same_links),
         ("everything of a kind", same_kinds),
         ("all modules", all_clusters),
     ];
@@ -32,7 +35,30 @@ pub(crate) fn fold(model: &mut Model) -> Vec<&'static str> {
             notes.push(*note);
         }
     }
+    if parallel_links(model) && !notes.contains(&LINKS) {
+        notes.push(LINKS);
+    }
     notes
+}
+
+const LINKS: &str = "links between the same routers";
+
+/// Merges the links between two items when they are many; tells whether there were such.
+fn parallel_links(model: &mut Model) -> bool {
+    let pair = |l: &super::model::Line| [l.ends[0].min(l.ends[1]), l.ends[0].max(l.ends[1])];
+    let mut counts: HashMap<[u32; 2], usize> = HashMap::new();
+    for line in &model.lines {
+        *counts.entry(pair(line)).or_default() += 1;
+    }
+    let mut found = false;
+    for line in model.lines.iter_mut().filter(|l| l.kind != LineKind::Attach) {
+        if counts.get(&pair(line)).is_some_and(|n| *n > MOST_PARALLEL) {
+            line.kind = LineKind::Links;
+            found = true;
+        }
+    }
+    merge_lines(model);
+    found
 }
 
 /// What is to be seen by itself takes the room that it needs.
@@ -69,7 +95,8 @@ fn same_neighbours(model: &mut Model) {
         let neighbours = neighbours(model, |k| k != ItemKind::Vm);
         merge_items(model, |m, at| {
             let item = &m.items[at];
-            let fact = if kind == ItemKind::Router { item.facts[0].text().unwrap_or("").to_owned() } else { String::new() };
+            let fact =
+                if kind == ItemKind::Router { item.facts[0].text().unwrap_or("").to_owned() } else { String::new() };
             (item.kind == kind).then(|| (item.cluster, kind, neighbours[at].clone(), fact))
         });
     }
@@ -135,9 +162,14 @@ fn merge_clusters(model: &mut Model, key: impl Fn(&str) -> String) {
     // Parts of one module have the same names; arrays may differ in size.
     merge_items(model, |m, at| {
         let item = &m.items[at];
-        let name = item.names[0].split('[').next().unwrap_or_default().to_owned();
+        let name = base_name(&item.names[0]).to_owned();
         item.cluster.map(|_| (item.cluster, item.kind, Vec::new(), name))
     });
+}
+
+/// `pc` of `pc[0..120]`.
+fn base_name(name: &str) -> &str {
+    name.split('[').next().unwrap_or_default()
 }
 
 /// For each item, those of some kinds that it is connected to, in order.
@@ -172,7 +204,12 @@ fn merge_items(model: &mut Model, key: impl Fn(&Model, usize) -> Option<MergeKey
             Some(Entry::Occupied(at)) => {
                 // Those of instances that were folded are one declaration, written once.
                 let into = &mut items[*at.get() as usize];
-                let same = item.cluster.is_some() && into.names == item.names;
+                let same = item.cluster.is_some() && base_name(&into.names[0]) == base_name(&item.names[0]);
+                if same && into.names != item.names {
+                    // Arrays of unlike sizes.
+                    let name = base_name(&into.names[0]).to_owned();
+                    into.names = [name.clone(), name];
+                }
                 into.merge(item, same);
                 new_of.push(*at.get());
                 continue;

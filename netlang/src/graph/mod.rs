@@ -23,7 +23,7 @@ mod words;
 
 use crate::address::lock::Lock;
 use crate::diag::Diagnostic;
-use crate::sema::known;
+use crate::sema::design_parts;
 use crate::source::Source;
 use model::Model;
 use serde::Serialize;
@@ -99,14 +99,14 @@ impl Graph {
     /// # Errors
     /// When what is to be expanded does not exist, or is too much.
     pub fn new(source: &Source, lock: &Lock, expand: &Expand) -> Result<Graph, GraphError> {
-        let known = known(source, lock);
+        let known = design_parts(source, lock);
         let mut model = build::build(&known, &source.text, expand)?;
         let folded = if *expand == Expand::All { Vec::new() } else { fold::fold(&mut model) };
         let mut notes = Vec::new();
         if !folded.is_empty() {
             notes.push(format!("Folded to fit a page: {}.", folded.join("; ")));
         }
-        if known.diagnostics.iter().any(Diagnostic::is_error) {
+        if known.compilation.diagnostics.iter().any(Diagnostic::is_error) {
             notes.push("The file has errors: only what is known is drawn.".to_owned());
         }
         let sum = |kind| model.items.iter().filter(|i| i.kind == kind).map(|i| i.elements).sum();
@@ -117,7 +117,7 @@ impl Graph {
             externals: sum(model::ItemKind::External),
             links: model.lines.iter().map(|l| l.count).sum(),
         };
-        Ok(Graph { diagnostics: known.diagnostics, sums, notes, title: source.name.clone(), model })
+        Ok(Graph { diagnostics: known.compilation.diagnostics, sums, notes, title: source.name.clone(), model })
     }
 
     /// The graph as a picture: a file of its own, without scripts, for light and dark backgrounds.

@@ -115,10 +115,7 @@ pub(crate) fn canvas(title: &str, model: &Model, sums: &GraphSums, notes: &[Stri
         }
         route.label.iter_mut().for_each(moved);
     }
-    let size = Size {
-        w: inner + 2.0 * MARGIN,
-        h: layout.size.h + heading + 2.0 * MARGIN + 16.0 * notes.len() as f64,
-    };
+    let size = Size { w: inner + 2.0 * MARGIN, h: layout.size.h + heading + 2.0 * MARGIN + 16.0 * notes.len() as f64 };
     Canvas { size, layout }
 }
 
@@ -297,10 +294,7 @@ impl Out {
         for (n, line) in lines.iter().enumerate() {
             let weight = if n == 0 && lines.len() > 1 { " font-weight=\"bold\"" } else { "" };
             let (x, y) = (x + w / 2.0, y + 13.0 + 14.0 * n as f64);
-            self.put(format_args!(
-                "<text class=\"small\"{weight} x=\"{x:.1}\" y=\"{y:.1}\">{}</text>\n",
-                escape(line)
-            ));
+            self.put(format_args!("<text class=\"small\"{weight} x=\"{x:.1}\" y=\"{y:.1}\">{}</text>\n", escape(line)));
         }
         self.0.push_str("</g>\n");
     }
@@ -326,11 +320,7 @@ impl Out {
                 }
             } else {
                 let middle = (from.1 + to.1) / 2.0;
-                let _ = write!(
-                    path,
-                    "C{:.1} {middle:.1} {:.1} {middle:.1} {:.1} {:.1}",
-                    from.0, to.0, to.0, to.1
-                );
+                let _ = write!(path, "C{:.1} {middle:.1} {:.1} {middle:.1} {:.1} {:.1}", from.0, to.0, to.0, to.1);
             }
         }
         self.put(format_args!("<path class=\"{class}\" d=\"{path}\"/>\n"));

@@ -30,7 +30,9 @@ pub(crate) fn item(item: &Item) -> (String, Vec<String>) {
         ItemKind::Lan => {
             let prefix = match (fact(0), &count) {
                 (Some(prefix), _) => Some(prefix),
-                (None, Some(count)) => Some(fact(1).map_or_else(|| count.clone(), |len| format!("{count}, {len} each"))),
+                (None, Some(count)) => {
+                    Some(fact(1).map_or_else(|| count.clone(), |len| format!("{count}, {len} each")))
+                }
                 (None, None) => None,
             };
             vec![prefix.unwrap_or_default(), some(&["dhcp", "isolated", "vde"]).unwrap_or_default()]

@@ -84,10 +84,7 @@ pub(crate) fn requests(model: &Model, blocks: &Blocks) -> Vec<Vec<Request>> {
             continue;
         };
         let (row_a, row_b) = (a[at_a].1, b[at_b].1);
-        let sides = [
-            side(blocks, &a[..at_a], row_a < row_b),
-            side(blocks, &b[..at_b], row_b < row_a),
-        ];
+        let sides = [side(blocks, &a[..at_a], row_a < row_b), side(blocks, &b[..at_b], row_b < row_a)];
         for (n, (chain, at)) in chains.iter().zip([at_a, at_b]).enumerate() {
             for (block, row, child) in &chain[..at] {
                 let end = End { row: *row, child: *child, side: sides[n] };
@@ -142,8 +139,16 @@ pub(crate) fn place(
     earlier: Option<&Layout>,
 ) -> Placed {
     let it = &blocks.all[block];
-    let mut work =
-        Work { model, sizes, blocks, placed, earlier, rows: Rows::default(), slot_of: HashMap::new(), ways: Vec::new() };
+    let mut work = Work {
+        model,
+        sizes,
+        blocks,
+        placed,
+        earlier,
+        rows: Rows::default(),
+        slot_of: HashMap::new(),
+        ways: Vec::new(),
+    };
     work.add_rows(&it.rows);
     for request in requests {
         match request {
@@ -334,7 +339,6 @@ impl Work<'_> {
             // Clusters beside one another end together.
             let h = if self.is_cluster(*child) { row_heights[it.row] } else { it.h };
             placed.children.push((*child, Rect { x, y: slot_y(slot), w: it.w, h }));
-
         }
         let pin_y = |pin: usize| {
             let pin = &self.rows.pins[pin];

@@ -91,6 +91,30 @@ impl Rows {
                 slot.x = 0.0;
             }
         }
+        self.snap();
+    }
+
+    /// Makes lines straight that are so nearly: a pin that is alone on its side moves a little.
+    fn snap(&mut self) {
+        let mut count = vec![[0usize; 2]; self.slots.len()];
+        for pin in &self.pins {
+            count[pin.slot][usize::from(pin.side == Side::Bottom)] += 1;
+        }
+        for at in 0..self.hops.len() {
+            let Hop { from, to: Some(to), .. } = self.hops[at] else { continue };
+            let off = self.pin_x(to) - self.pin_x(from);
+            if off == 0.0 || off.abs() > PIN_GAP / 2.0 || self.pins[from].side == self.pins[to].side {
+                continue;
+            }
+            for (pin, by) in [(to, -off), (from, off)] {
+                let it = &mut self.pins[pin];
+                let inside = it.dx + by > 20.0 && it.dx + by < self.slots[it.slot].w - 20.0;
+                if !it.fixed && inside && count[it.slot][usize::from(it.side == Side::Bottom)] == 1 {
+                    it.dx += by;
+                    break;
+                }
+            }
+        }
     }
 
     /// The absolute place of a pin.
@@ -142,12 +166,14 @@ impl Rows {
             for n in 0..count {
                 let row = if sweep % 2 == 0 { n } else { count - 1 - n };
                 // Towards what the sweep comes from; in the last ones towards all.
-                let wanted = |other: usize| sweep >= SWEEPS - 2 || if sweep % 2 == 0 { other <= row } else { other >= row };
+                let wanted =
+                    |other: usize| sweep >= SWEEPS - 2 || if sweep % 2 == 0 { other <= row } else { other >= row };
                 let mut keyed: Vec<(f64, usize)> = self.rows[row]
                     .iter()
                     .map(|slot| {
                         let it = &self.slots[*slot];
-                        let near = neighbours[*slot].iter().filter(|(_, to)| wanted(self.slots[self.pins[*to].slot].row));
+                        let near =
+                            neighbours[*slot].iter().filter(|(_, to)| wanted(self.slots[self.pins[*to].slot].row));
                         let outside = targets[*slot].iter().map(|t| self.target_x(*t));
                         let xs: Vec<f64> = near.map(|(_, to)| self.pin_x(*to)).chain(outside).collect();
                         let key = match (it.first, xs.len()) {
@@ -212,9 +238,7 @@ impl Rows {
                     let to_row = self.slots[self.pins[to].slot].row;
                     (self.pin_x(to), from_row == to_row, from_row > to_row)
                 }
-                (None, Some(target)) => {
-                    (self.target_x(target), target.level, self.pins[hop.from].side == Side::Top)
-                }
+                (None, Some(target)) => (self.target_x(target), target.level, self.pins[hop.from].side == Side::Top),
                 (None, None) => continue,
             };
             if (level && a > b) || (!level && upwards) {
