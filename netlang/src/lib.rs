@@ -12,6 +12,7 @@
 
 mod address;
 mod diag;
+mod graph;
 pub mod ide;
 mod plan;
 mod proof;
@@ -27,6 +28,7 @@ pub use address::prefix::Prefix;
 pub use diag::explain::{all_codes, explain};
 pub use diag::render::{MAX_PRINTED, RenderOptions, render};
 pub use diag::{Diagnostic, Label, Severity, codes};
+pub use graph::{Expand, Graph, GraphError, GraphSums};
 pub use plan::*;
 pub use sema::{Compilation, compile, design};
 pub use source::{LineIndex, Source, Span};
