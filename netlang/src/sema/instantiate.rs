@@ -75,7 +75,8 @@ impl World<'_> {
         }
         if !matches!(found.kind, Kind::Lan | Kind::Vm | Kind::Router | Kind::Instance) {
             self.work += VALUE_WORK;
-            return Rows { count: 1, ..Rows::default() };
+            // A link has rows when it could be made.
+            return Rows { count: u32::from(found.kind != Kind::Link), ..Rows::default() };
         }
         let (first, count, is_array) = self.bounds(instance, found.stmt);
         let of = match found.kind {
