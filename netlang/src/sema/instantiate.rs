@@ -73,6 +73,10 @@ impl World<'_> {
             });
             return Rows { base: self.data.externals.len() as u32 - 1, count: 1, ..Rows::default() };
         }
+        if found.kind == Kind::Link {
+            // A named link gets its rows when it is made. One that is wrong is never made and has none.
+            return Rows::default();
+        }
         if !matches!(found.kind, Kind::Lan | Kind::Vm | Kind::Router | Kind::Instance) {
             self.work += VALUE_WORK;
             // A link that cannot be made has no rows; the others get theirs when they are made.

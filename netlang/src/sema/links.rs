@@ -376,7 +376,6 @@ impl World<'_> {
         self.data.links.push(LinkRow {
             name,
             stmt: common.stmt,
-            instance: common.instance,
             relation: common.head.relation,
             policy: common.policy,
             routers,
