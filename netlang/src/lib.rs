@@ -13,6 +13,7 @@
 mod address;
 mod diag;
 pub mod ide;
+mod placement;
 mod plan;
 mod proof;
 mod sema;
@@ -27,6 +28,7 @@ pub use address::prefix::Prefix;
 pub use diag::explain::{all_codes, explain};
 pub use diag::render::{MAX_PRINTED, RenderOptions, render};
 pub use diag::{Diagnostic, Label, Severity, codes};
+pub use placement::{Host, HostPlacement, PlaceError, PlacedRange, Placement, VmShape};
 pub use plan::*;
 pub use sema::{Compilation, compile, design};
 pub use source::{LineIndex, Source, Span};

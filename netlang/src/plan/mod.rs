@@ -10,6 +10,7 @@ mod fold;
 pub(crate) mod form;
 pub(crate) mod names;
 pub(crate) mod path;
+pub(crate) mod placement;
 pub(crate) mod route;
 pub(crate) mod routing;
 pub(crate) mod rows;
@@ -24,6 +25,7 @@ pub use choose::Choice;
 pub use duties::{Bgp, BgpNeighbour, BgpRole, Firewall, Nat};
 pub use fold::fold_indices;
 pub(crate) use routing::NatRow;
+pub use placement::{PlaceRule, PlaceSummary, Spread};
 pub use routing::{DhcpRange, LanPolicy, LinkPolicy, OspfInterface, Protocol, SwitchKind};
 pub use rows::Relation;
 pub use schedule::{

@@ -28,6 +28,7 @@ mod ospf;
 mod ospf_checks;
 mod outage;
 mod policies;
+mod place;
 mod pools;
 mod refs;
 mod routers;
@@ -259,6 +260,7 @@ impl<'a> World<'a> {
         self.links();
         self.experiments();
         self.telemetry();
+        self.places();
         self.allot();
         self.interfaces();
         self.ospf();
