@@ -30,7 +30,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprintln!("{} VMs on {count} hosts in {first:?}, again in {:?}", plan.total_vms(), start.elapsed());
     eprintln!("{} segments cross hosts; the same again: {}", placement.crossing_segments, placement == again);
     for host in placement.hosts.iter().take(20) {
-        println!("{} {} VMs, {} MiB, {} routers: {:?}", host.host, host.vms, host.memory >> 20, host.routers.len(), host.ranges);
+        println!(
+            "{} {} VMs, {} MiB, {} routers: {:?}",
+            host.host,
+            host.vms,
+            host.memory >> 20,
+            host.routers.len(),
+            host.ranges
+        );
     }
     Ok(())
 }

@@ -59,7 +59,8 @@ fn a_large_group_is_spread_by_cores_in_ranges() {
     let mut hosts = [host("h1", 5000), host("h2", 5000), host("h10", 5000)];
     hosts[1].cores = 4;
     let placement = place(&plan, &hosts, None).unwrap();
-    let ranges: Vec<_> = placement.hosts.iter().map(|h| (h.ranges[0].first, h.ranges[0].count, h.ranges.len())).collect();
+    let ranges: Vec<_> =
+        placement.hosts.iter().map(|h| (h.ranges[0].first, h.ranges[0].count, h.ranges.len())).collect();
     assert_eq!(ranges, [(0, 75, 1), (75, 150, 1), (225, 75, 1)]);
     assert_eq!(placement.crossing_segments, 1);
     assert_eq!(placement.hosts[1].routers, ["gw"], "the router is where most of its VMs are");
@@ -118,7 +119,10 @@ fn errors_say_the_sums() {
     let mut hosts = vec![host("h1", 12 << 10), host("h2", 20 << 10), host("h3", 64 << 10)];
     let fails = |hosts: &[Host]| place(&plan, hosts, None).unwrap_err().to_string();
     assert_eq!(fails(&[]), "there are no hosts to place VMs on");
-    assert_eq!(fails(&hosts), "web[0..40] need hosts with tag core, and there are none; hosts have neither racks nor tags");
+    assert_eq!(
+        fails(&hosts),
+        "web[0..40] need hosts with tag core, and there are none; hosts have neither racks nor tags"
+    );
     hosts[0].tags = vec!["core".into()];
     hosts[1].tags = vec!["core".into()];
     assert_eq!(

@@ -96,8 +96,8 @@ pub enum PlaceError {
     },
     /// A segment has more ports than bridges on all hosts.
     #[error(
-        "the lan {segment} has {} on {}, and a bridge takes {limit}: {} hosts are needed, or split the lan",
-        vms(*.count), of_hosts(*.hosts), .needed
+        "the lan {segment} has {} on {}, and a bridge on a host takes {} of them: {} hosts are needed, or split the lan",
+        vms(*.count), of_hosts(*.hosts), crate::text::thousands(u64::from(*.limit)), .needed
     )]
     Ports {
         /// The segment.

@@ -136,7 +136,8 @@ impl<'a> Fill<'a> {
                 return true;
             }
         }
-        let mut rest: Vec<u32> = candidates.iter().copied().filter(|h| self.room.free[*h as usize] >= item.memory).collect();
+        let mut rest: Vec<u32> =
+            candidates.iter().copied().filter(|h| self.room.free[*h as usize] >= item.memory).collect();
         rest.sort_by_key(|h| {
             let load = u128::from(self.room.cpus[*h as usize] + cpus) * 1_000_000;
             load / u128::from(self.room.share[*h as usize])

@@ -5,9 +5,9 @@
 
 use super::Placement;
 use super::units::Work;
+use crate::plan::Range;
 use crate::plan::form::Form;
 use crate::plan::rows::On;
-use crate::plan::{GroupId, Range};
 use hashbrown::{HashMap, HashSet};
 
 /// Where the VMs of groups are.
@@ -40,7 +40,8 @@ impl<'a> Ways<'a> {
         }
         let mut chosen: Vec<Option<u32>> = Vec::with_capacity(data.routers.len());
         for router in 0..data.routers.len() as u32 {
-            let allowed = |host: u32| self.work.router_sets.get(&router).is_none_or(|s| self.work.sets[*s as usize].has(host));
+            let allowed =
+                |host: u32| self.work.router_sets.get(&router).is_none_or(|s| self.work.sets[*s as usize].has(host));
             let external = data.interfaces_of(router).iter().find_map(|interface| match interface.on {
                 On::External(e) => numbers.get(&*data.externals[e as usize].host).copied(),
                 _ => None,
@@ -89,7 +90,8 @@ impl<'a> Ways<'a> {
                 On::Link(link) => data.links[link as usize].routers.iter().find(|r| **r != router),
                 _ => None,
             });
-            let allowed = |host: &u32| self.work.router_sets.get(&router).is_none_or(|s| self.work.sets[*s as usize].has(*host));
+            let allowed =
+                |host: &u32| self.work.router_sets.get(&router).is_none_or(|s| self.work.sets[*s as usize].has(*host));
             let near = neighbours.filter_map(|r| chosen[*r as usize]).find(allowed);
             chosen[router as usize] = Some(near.unwrap_or_else(|| first(router)));
         }
@@ -108,7 +110,7 @@ impl<'a> Ways<'a> {
                 None => host_of[at] = Some(host),
             }
         };
-        // A group on one host, or on one lan, is seen at a glance; of the others every VM is looked at.
+        // A group on one host, or on one lan, is seen at a glance; of the others the ranges are looked at.
         for segment in 0..data.segments.len() as u32 {
             for nic in data.segment_nics.of(segment) {
                 let row = data.nics[*nic as usize];
@@ -125,8 +127,7 @@ impl<'a> Ways<'a> {
                 continue;
             }
             for (host, first, count) in ranges {
-                let range = Range { group: GroupId(nic.group), first: *first, count: *count };
-                for segment in range.indices().filter_map(|index| data.forms.value(nic.segment, index)) {
+                for segment in data.forms.values(nic.segment, &(*first..first + count)) {
                     on(segment, *host);
                 }
             }

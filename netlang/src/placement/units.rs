@@ -137,7 +137,8 @@ impl Sets<'_> {
             }
             let mut words: Vec<String> = tags.iter().map(|tag| format!("tag {tag}")).collect();
             words.extend(racks.iter().map(|rack| format!("rack {rack}")));
-            let wanted = if words.is_empty() { "hosts".to_owned() } else { format!("hosts with {}", words.join(" and ")) };
+            let wanted =
+                if words.is_empty() { "hosts".to_owned() } else { format!("hosts with {}", words.join(" and ")) };
             sets.push(HostSet { hosts: chosen, bits, wanted });
             next
         })
@@ -177,12 +178,15 @@ impl<'a> Work<'a> {
             items: Vec::new(),
             router_sets: HashMap::new(),
         };
+        let limit_of_row: Vec<Option<u32>> =
+            (0u32..).zip(&data.places).map(|(id, row)| work.row_limit(id, row)).collect();
         work.segment_limits();
-        let limit_of_row: Vec<Option<u32>> = (0u32..).zip(&data.places).map(|(id, row)| work.row_limit(id, row)).collect();
         let class_memory: Vec<u64> = data
             .classes
             .iter()
-            .map(|c| commits(&VmShape { hypervisor: c.hypervisor, image: &c.image, cpu: c.cpu, memory: c.memory }).max(1))
+            .map(|c| {
+                commits(&VmShape { hypervisor: c.hypervisor, image: &c.image, cpu: c.cpu, memory: c.memory }).max(1)
+            })
             .collect();
         let mut pairs = Vec::new();
         for (row, place) in (0u32..).zip(&data.places) {
@@ -194,7 +198,8 @@ impl<'a> Work<'a> {
             let row = data.groups[group as usize];
             let rows = rows_of_group.of(group);
             for (first, count) in pieces(plan, group, rows) {
-                let about: SmallVec<[u32; 4]> = rows.iter().copied().filter(|r| covers(&data.places[*r as usize], group, first)).collect();
+                let about: SmallVec<[u32; 4]> =
+                    rows.iter().copied().filter(|r| covers(&data.places[*r as usize], group, first)).collect();
                 let class = &data.classes[row.class as usize];
                 let set = sets.of(about.iter().map(|r| &data.places[*r as usize]));
                 let mut unit = Unit {
@@ -225,7 +230,9 @@ impl<'a> Work<'a> {
                         item.choice = item.choice.min(choice);
                         item.limited |= limited;
                     }
-                    None => work.items.push(Item { together: cluster.is_some(), units: vec![id], choice, memory, limited }),
+                    None => {
+                        work.items.push(Item { together: cluster.is_some(), units: vec![id], choice, memory, limited })
+                    }
                 }
             }
         }
@@ -260,8 +267,11 @@ impl<'a> Work<'a> {
         for segment in 0..data.segments.len() as u32 {
             let routers = data.segment_interfaces.of(segment).len() as u32;
             let nics = data.segment_nics.of(segment);
-            let most: u64 = nics.iter().map(|n| u64::from(data.groups[data.nics[*n as usize].group as usize].count)).sum();
-            // Only an upper bound where groups are spread over several lans; a limit too many does no harm.
+            let ports = nics.iter().map(|nic| {
+                let row = &data.nics[*nic as usize];
+                u64::from(data.forms.count(row.segment, &data.indices(row.group), segment))
+            });
+            let most: u64 = ports.sum();
             if most + u64::from(routers) > u64::from(bridge) {
                 self.limit_of_segment.insert(segment, self.limits.len() as u32);
                 self.limits.push(Limit { most: bridge.saturating_sub(routers), of: LimitOf::Segment(segment) });
@@ -390,7 +400,8 @@ impl<'a> Work<'a> {
     }
 
     fn no_such_hosts(&self, set: &HostSet, what: String) -> PlaceError {
-        let mut known: Vec<String> = self.hosts.iter().flat_map(|h| h.tags.iter().map(|t| format!("tag {t}"))).collect();
+        let mut known: Vec<String> =
+            self.hosts.iter().flat_map(|h| h.tags.iter().map(|t| format!("tag {t}"))).collect();
         known.extend(self.hosts.iter().filter_map(|h| h.rack.as_ref()).map(|r| format!("rack {r}")));
         known.sort_unstable();
         known.dedup();
@@ -426,7 +437,8 @@ fn groups_in_order(plan: &Plan) -> Vec<u32> {
         next += 1;
         open.extend(children.of(instance).iter().rev());
     }
-    let mut groups: Vec<u32> = (0..plan.data.groups.len() as u32).filter(|g| plan.data.groups[*g as usize].count > 0).collect();
+    let mut groups: Vec<u32> =
+        (0..plan.data.groups.len() as u32).filter(|g| plan.data.groups[*g as usize].count > 0).collect();
     groups.sort_by_key(|g| rank[plan.data.groups[*g as usize].instance as usize]);
     groups
 }
