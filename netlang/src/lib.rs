@@ -23,6 +23,7 @@ mod syntax;
 mod text;
 pub mod vocab;
 
+pub use address::difference::{LockChange, LockDifference, LockEntry};
 pub use address::lock::{Lock, LockError, Section};
 pub use address::prefix::Prefix;
 pub use diag::explain::{all_codes, explain};
