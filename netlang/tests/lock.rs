@@ -40,7 +40,9 @@ fn pruning_frees_only_what_is_gone_from_this_file() {
     let (after, next) = difference("lan b\nvm w[0..4] { on b }\nvm y { on b }", &pruned);
     assert!(after.gone.is_empty());
     assert_eq!(after.new, before.new, "pruning writes nothing new");
-    let kept = |lock: &Lock| lock.only("p").to_string().lines().filter(|l| l.contains(" b")).map(str::to_owned).collect::<Vec<_>>();
+    let kept = |lock: &Lock| {
+        lock.only("p").to_string().lines().filter(|l| l.contains(" b")).map(str::to_owned).collect::<Vec<_>>()
+    };
     assert_eq!(kept(&next), kept(&full), "what is there keeps its addresses");
     let (_, all) = difference("let n = 1", &lock);
     let gone = difference("let n = 1", &all).0.gone;

@@ -48,7 +48,11 @@ impl LockDifference {
 }
 
 fn entry(kind: BlockKind, path: &str, extents: &Extents) -> LockEntry {
-    LockEntry { kind: kind.word(), path: path.to_owned(), blocks: extents.0.iter().map(|e| block_text(kind, e)).collect() }
+    LockEntry {
+        kind: kind.word(),
+        path: path.to_owned(),
+        blocks: extents.0.iter().map(|e| block_text(kind, e)).collect(),
+    }
 }
 
 /// Whether every element of a block is where it was.

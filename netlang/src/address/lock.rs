@@ -125,7 +125,13 @@ impl Section {
         self.find(hash, kind, path).unwrap_or_else(|| {
             let (start, at) = (self.text.len() as u32, self.entries.len());
             self.text.push_str(path);
-            self.entries.push(Entry { kind, start, end: self.text.len() as u32, extents: Extents::default(), used: false });
+            self.entries.push(Entry {
+                kind,
+                start,
+                end: self.text.len() as u32,
+                extents: Extents::default(),
+                used: false,
+            });
             let Section { text, entries, table, hasher } = self;
             table.insert_unique(hash, at as u32, |at| entries[*at as usize].hash(text, hasher));
             at

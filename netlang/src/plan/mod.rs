@@ -7,6 +7,7 @@ mod choose;
 pub(crate) mod closed;
 mod duties;
 mod fold;
+mod folded;
 pub(crate) mod form;
 pub(crate) mod names;
 pub(crate) mod path;
@@ -25,6 +26,7 @@ pub use choose::Choice;
 pub use duties::{Bgp, BgpNeighbour, BgpRole, Firewall, Nat};
 pub use fold::fold_indices;
 pub(crate) use routing::NatRow;
+pub use folded::{FoldedGroup, FoldedLink, FoldedPlan, FoldedRouter, FoldedSegment};
 pub use placement::{PlaceRule, PlaceSummary, Spread};
 pub use routing::{DhcpRange, LanPolicy, LinkPolicy, OspfInterface, Protocol, SwitchKind};
 pub use rows::Relation;
@@ -34,7 +36,8 @@ pub use schedule::{
 };
 pub use schedule_text::{BootSummary, EventSummary, ExperimentSummary};
 pub use summary::{
-    BgpSummary, GroupSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary, Totals,
+    BgpSummary, GroupSummary, InterfaceSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary,
+    Totals,
 };
 pub use target::TargetError;
 pub use telemetry::{Capture, Metric, Sample, Telemetry, TelemetrySummary};
