@@ -4,9 +4,7 @@ use super::duties::BgpRole;
 use super::rows::{InterfaceRow, On};
 use super::{
     Experiment, ExperimentSummary, External, Firewall, HypervisorKind, KsmMode, LanPolicy, LinkId, LinkPolicy, Nat,
-    Plan, Relation, RouterKind, SegmentId, Telemetry, TelemetrySummary,
-    External, Firewall, HypervisorKind, LanPolicy, LinkId, LinkPolicy, Nat, PlaceSummary, Plan, Relation, RouterKind,
-    SegmentId,
+    PlaceSummary, Plan, Relation, RouterKind, SegmentId, Telemetry, TelemetrySummary,
 };
 use crate::address::prefix::Prefix;
 use hashbrown::HashMap;
