@@ -8,8 +8,10 @@ TARGET := target/debug
 INIT   := target/x86_64-unknown-linux-gnu/guest/fleet-init
 # A fleet of the demo's own, beside whatever else runs on this machine.
 DEMO_ROOT ?= /tmp/fleet-demo
+# How long `make fuzz` looks for wrong answers.
+FUZZ_SECONDS ?= 600
 
-.PHONY: help setup build release install init images demo test lint unit bench clean
+.PHONY: help setup build release install init images demo test lint unit fuzz fuzz-short bench bench-lang clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -52,12 +54,21 @@ lint: ## Formatting and clippy, as `make test` checks them
 unit: ## Only the tests that start no VM and need no root
 	@$(CARGO) test --quiet -p netlang -p fleet-wire -p fleet-telemetry --lib
 
-test: setup build images lint ## Every test, with real VMs, networks and a real telemetry server
+fuzz: ## Look for inputs that break a promise of the language, for FUZZ_SECONDS
+	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds $(FUZZ_SECONDS)
+
+fuzz-short:
+	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds 20
+
+test: setup build images lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
 	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
 
-bench: setup release images ## Measure, and write docs/benchmarks.md
+bench: setup release images bench-lang ## Measure, and write docs/benchmarks.md
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --out docs/benchmarks.md
+
+bench-lang: ## Measure the language only, and write its section of docs/benchmarks.md
+	@$(CARGO) run --quiet --release --package netlang-bench -- --out docs/benchmarks.md
 
 clean: ## Remove what was built here (images and downloads stay in their caches)
 	@$(CARGO) clean

@@ -12,6 +12,7 @@
 
 mod address;
 mod diag;
+mod graph;
 pub mod ide;
 mod placement;
 mod plan;
@@ -29,6 +30,7 @@ pub use address::prefix::Prefix;
 pub use diag::explain::{all_codes, explain};
 pub use diag::render::{MAX_PRINTED, RenderOptions, render};
 pub use diag::{Diagnostic, Label, Severity, codes};
+pub use graph::{Expand, Graph, GraphError, GraphSums};
 pub use placement::{Host, HostPlacement, PlaceError, PlacedRange, Placement, VmShape};
 pub use plan::*;
 pub use sema::{Compilation, compile, design};

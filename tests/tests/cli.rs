@@ -51,13 +51,14 @@ fn documents_have_the_keys_that_docs_cli_promises() {
     fleet.nothing_is_left("after down --json");
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "up",
     "down",
     "ps",
     "plan",
     "check",
     "fmt",
+    "import",
     "explain",
     "exec",
     "console",

@@ -8,6 +8,7 @@ mod failure;
 mod guest;
 mod image;
 mod import;
+mod lsp;
 mod output;
 mod plan;
 mod progress;
@@ -89,6 +90,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Explain an error code
     Explain(plan::ExplainArgs),
+    /// Serve an editor: errors, completion, hover, renaming (the editor starts this)
+    Lsp,
     /// Run a command in guests
     Exec(guest::ExecArgs),
     /// Open a VM's console; leave it with ctrl-]
@@ -165,6 +168,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
+    // An editor wants answers about its text, whatever the configuration is.
+    if let Command::Lsp = cli.command {
+        return lsp::lsp();
+    }
     let mut overrides = Overrides { config_file: cli.global.config, root: cli.global.root, ..Overrides::default() };
     match &cli.command {
         Command::Controller(args) => {
@@ -222,6 +229,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         | Command::Fmt(_)
         | Command::Import(_)
         | Command::Explain(_)
+        | Command::Lsp
         | Command::Completions(_)
         | Command::Image(_)
         | Command::Controller(_)

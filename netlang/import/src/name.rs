@@ -1,6 +1,6 @@
 //! Names that the language takes: `[a-z][a-z0-9_]*`, no keyword, each once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Words that can follow a name in a statement, or are operators: as names they would be read as that.
 const RESERVED: &[&str] = &["as", "at", "div", "each", "in", "mesh", "mod", "of", "outside"];
@@ -11,6 +11,8 @@ const LONGEST: usize = 56;
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     taken: BTreeSet<String>,
+    /// The number to try next for a name that was taken.
+    next: BTreeMap<String, u64>,
 }
 
 impl Names {
@@ -18,10 +20,11 @@ impl Names {
     pub(crate) fn free(&mut self, wanted: &str) -> String {
         let base = valid(wanted);
         let mut name = base.clone();
-        let mut number = if is_allowed(&base) { 2u64 } else { 1 };
+        let first = if is_allowed(&base) { 2 } else { 1 };
+        let next = self.next.entry(base.clone()).or_insert(first);
         while !is_allowed(&name) || self.taken.contains(&name) {
-            name = format!("{base}_{number}");
-            number += 1;
+            name = format!("{base}_{next}");
+            *next += 1;
         }
         self.taken.insert(name.clone());
         name

@@ -2,7 +2,7 @@
 //!
 //! What is said of many nodes for one reason is said once, with the first of them by name: [`Notes::fold`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -54,14 +54,15 @@ pub(crate) struct Notes {
 struct Row {
     note: Note,
     names: Vec<String>,
-    more: usize,
+    /// Those that `names` has no room for.
+    more: BTreeSet<String>,
 }
 
 impl Notes {
     /// Adds a note that stands alone.
     pub(crate) fn add(&mut self, line: usize, kind: NoteKind, what: impl Into<String>, why: impl Into<String>) {
         let note = Note { line, kind, what: what.into(), why: why.into() };
-        self.rows.push(Row { note, names: Vec::new(), more: 0 });
+        self.rows.push(Row { note, names: Vec::new(), more: BTreeSet::new() });
     }
 
     /// Adds a name to the note of this subject and reason: "`binds` of r1, r2, r3 and 6 more".
@@ -69,7 +70,7 @@ impl Notes {
         let key = (subject.to_owned(), why.to_owned());
         let at = *self.open.entry(key).or_insert_with(|| {
             let note = Note { line, kind, what: subject.to_owned(), why: why.to_owned() };
-            self.rows.push(Row { note, names: Vec::new(), more: 0 });
+            self.rows.push(Row { note, names: Vec::new(), more: BTreeSet::new() });
             self.rows.len() - 1
         });
         let row = &mut self.rows[at]; // `open` holds places in `rows`, which only grows.
@@ -77,7 +78,11 @@ impl Notes {
         if row.names.iter().any(|known| known == name) {
             return;
         }
-        if row.names.len() < NAMED { row.names.push(name.to_owned()) } else { row.more += 1 }
+        if row.names.len() < NAMED {
+            row.names.push(name.to_owned());
+        } else {
+            row.more.insert(name.to_owned());
+        }
     }
 
     /// The notes in the order of lines.
@@ -92,7 +97,7 @@ impl Row {
     fn finish(mut self) -> Note {
         if !self.names.is_empty() {
             let names = self.names.join(", ");
-            let more = if self.more > 0 { format!(" and {} more", self.more) } else { String::new() };
+            let more = if !self.more.is_empty() { format!(" and {} more", self.more.len()) } else { String::new() };
             let of = if self.note.what.is_empty() { "" } else { " of " };
             self.note.what = format!("{}{of}{names}{more}", self.note.what);
         }

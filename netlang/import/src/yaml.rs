@@ -16,8 +16,10 @@ use crate::ImportError;
 const MAX_TEXT: usize = 8 << 20;
 /// Maps that a map may take in by `<<`, one within another.
 const MAX_MERGE: usize = 8;
+/// Longest `${NAME:=value}` that is understood, in bytes.
+const MAX_VARIABLE: usize = 400;
 /// What may be looked at: so much, and so much more for each node of the tree.
-const BUDGET: (u64, u64) = (5_000_000, 200);
+const BUDGET: (u64, u64) = (5_000_000, 60);
 
 /// A node in a [`Yaml`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +150,7 @@ impl Yaml {
     pub(crate) fn text(&self, id: Id) -> Option<Cow<'_, str>> {
         match &self.node(id).value {
             Value::Text(text, quoted) if *quoted || !matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL") => {
-                self.spend(text.len() / 16).then(|| defaults(text))
+                self.spend(text.len() / 2).then(|| defaults(text))
             }
             _ => None,
         }
@@ -233,7 +235,9 @@ fn defaults(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
         out.push_str(before);
-        let value = after.split_once('}').and_then(|(inner, after)| {
+        let end = after.bytes().take(MAX_VARIABLE).position(|byte| byte == b'}');
+        let value = end.and_then(|end| {
+            let (inner, after) = (&after[..end], &after[end + 1..]);
             let name = inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
             let value = inner[name..].trim_start_matches(':').strip_prefix(['=', '-'])?;
             Some((value, after))

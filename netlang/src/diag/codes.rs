@@ -162,6 +162,12 @@ codes! {
     TRANSIT_MEANS_NOTHING = "W0504";
     /// A prefix that has none of the autonomous system's own lans in it.
     ORIGINATES_OTHERS = "W0505";
+    /// A firewall rule that earlier ones cover.
+    RULE_SHADOWED = "W0506";
+    /// A firewall rule that matches nothing.
+    RULE_UNUSED = "W0507";
+    /// A firewall rule about packets that never come through the router.
+    RULE_ELSEWHERE = "W0508";
     /// An announced network of which not every AS hears.
     AS_UNREACHED = "W0520";
     /// An event after the end of its experiment.

@@ -108,6 +108,8 @@ impl Diagnostic {
 
 /// Diagnostics kept at most; the rest are counted.
 const MAX_KEPT: usize = 200;
+/// After so many, kept or not, passes over rows give up: there may be millions of rows that are all wrong.
+const FLOOD: u64 = 10_000;
 
 /// Collects diagnostics, folding those with the same code at the same place.
 #[derive(Debug, Default)]
@@ -115,6 +117,7 @@ pub(crate) struct Sink {
     kept: Vec<Diagnostic>,
     folded: HashMap<(&'static str, Span), (usize, u64)>,
     dropped: u64,
+    pushed: u64,
     errors: bool,
 }
 
@@ -122,6 +125,7 @@ impl Sink {
     /// Adds a diagnostic.
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         self.errors |= diagnostic.is_error();
+        self.pushed += 1;
         let key = (diagnostic.code, diagnostic.primary.span);
         if let Some((_, more)) = self.folded.get_mut(&key) {
             *more += 1;
@@ -135,10 +139,26 @@ impl Sink {
 
     /// Counts another diagnostic like one that was added, without the work of making it.
     pub(crate) fn push_again(&mut self, code: &'static str, span: Span) {
+        self.pushed += 1;
         match self.folded.get_mut(&(code, span)) {
             Some((_, more)) => *more += 1,
             None => self.dropped += 1,
         }
+    }
+
+    /// Whether an error would be kept; if not, it is counted. To ask saves the work of making it.
+    pub(crate) fn keeps_error(&mut self, code: &'static str, span: Span) -> bool {
+        if self.kept.len() < MAX_KEPT && !self.folded.contains_key(&(code, span)) {
+            return true;
+        }
+        self.errors = true;
+        self.push_again(code, span);
+        false
+    }
+
+    /// Whether there are so many diagnostics that it is not worth while to look for more.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.pushed >= FLOOD
     }
 
     /// Whether an error was added.
@@ -155,13 +175,15 @@ impl Sink {
     pub(crate) fn finish(mut self, text: &str) -> Vec<Diagnostic> {
         for (at, more) in self.folded.into_values().filter(|f| f.1 > 0) {
             let noun = if more == 1 { "instance" } else { "instances" };
-            self.kept[at].notes.push(format!("and {} more {noun}", crate::text::thousands(more)));
+            let least = if self.pushed >= FLOOD { "at least " } else { "" };
+            self.kept[at].notes.push(format!("and {least}{} more {noun}", crate::text::thousands(more)));
         }
         self.kept.sort_by_key(|d| (d.primary.span, d.code));
         if self.dropped > 0
             && let Some(last) = self.kept.last_mut()
         {
-            last.notes.push(format!("and {} more problems in this file", crate::text::thousands(self.dropped)));
+            let least = if self.pushed >= FLOOD { "at least " } else { "" };
+            last.notes.push(format!("and {least}{} more problems in this file", crate::text::thousands(self.dropped)));
         }
         let lines = if self.kept.is_empty() { LineIndex::new("") } else { LineIndex::new(text) };
         for diagnostic in &mut self.kept {

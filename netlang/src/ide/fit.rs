@@ -232,6 +232,16 @@ pub(super) fn fit_head(it: &'static Keyword, words: &[Word<'_>]) -> Fit {
     Fit { roles, next }
 }
 
+/// The words that a keyword's usage line has besides the keyword itself.
+pub(super) fn literals(it: &'static Keyword) -> Vec<&'static str> {
+    pieces(it.usage).into_iter().filter_map(|p| if let Piece::Literal(l) = p { Some(l) } else { None }).collect()
+}
+
+/// Whether the word behind a keyword is a new name.
+pub(super) fn declares(it: &'static Keyword) -> bool {
+    pieces(it.usage).first() == Some(&Piece::Slot("NAME"))
+}
+
 /// What follows a word of a usage line: the next piece, or what follows the alternatives that the word is one of.
 fn follow(pieces: &[Piece], literal: &'static str) -> Option<Role> {
     let at = pieces.iter().position(|p| *p == Piece::Literal(literal))?;
@@ -284,7 +294,7 @@ pub(super) fn kinds(ty: Ty) -> &'static [Kind] {
 }
 
 /// The types of parameters.
-const PARAM_TYPES: &[&str] = &{
+pub(super) const PARAM_TYPES: &[&str] = &{
     let types = crate::sema::modules::TYPES;
     let mut words = [""; crate::sema::modules::TYPES.len()];
     let mut at = 0;

@@ -25,9 +25,9 @@ mod view;
 pub use choose::Choice;
 pub use duties::{Bgp, BgpNeighbour, BgpRole, Firewall, Nat};
 pub use fold::fold_indices;
-pub(crate) use routing::NatRow;
 pub use folded::{FoldedGroup, FoldedLink, FoldedPlan, FoldedRouter, FoldedSegment};
 pub use placement::{PlaceRule, PlaceSummary, Spread};
+pub(crate) use routing::NatRow;
 pub use routing::{DhcpRange, LanPolicy, LinkPolicy, OspfInterface, Protocol, SwitchKind};
 pub use rows::Relation;
 pub use schedule::{

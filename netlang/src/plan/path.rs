@@ -141,8 +141,8 @@ impl Names {
 
     /// A name like this one that can be seen from an instance.
     pub(crate) fn similar(&self, scope: u32, name: &str) -> Option<String> {
-        // In a file of a million names one that is meant is rarely found by comparing all of them.
-        const LIMIT: usize = 10_000;
+        // In a file of a million names the one that is meant is rarely found by comparing all of them.
+        const LIMIT: usize = 2_000;
         let seen = [scope, 0].into_iter().flat_map(|s| {
             let module = &self.modules[self.instances[s as usize].module as usize];
             module.decls.iter().take(LIMIT).map(|d| self.interner.name(d.symbol))

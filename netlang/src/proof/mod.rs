@@ -9,6 +9,7 @@
 //! A check holds when the packet arrives and its answer as well.
 
 mod bgp;
+mod cuts;
 mod diameter;
 mod domains;
 mod fib;
@@ -21,6 +22,7 @@ mod topology;
 mod valley;
 mod walk;
 
+pub(crate) use cuts::{Cuts, Part};
 pub(crate) use diameter::Diameter;
 pub(crate) use domains::Domains;
 pub(crate) use header::Header;

@@ -64,9 +64,11 @@ impl World<'_> {
         let mut resolved = Vec::new();
         for at in 0..self.checks.len() {
             let loose = self.checks[at];
-            for instance in 0..self.data.names.instances.len() as u32 {
-                if self.data.names.instances[instance as usize].module == loose.module {
-                    resolved.extend(self.resolve_check(instance, loose.stmt));
+            for of in 0..self.module_instances[loose.module as usize].len() {
+                let instance = self.module_instances[loose.module as usize][of];
+                resolved.extend(self.resolve_check(instance, loose.stmt));
+                if self.sink.is_flooded() {
+                    return;
                 }
             }
         }
@@ -105,9 +107,7 @@ impl World<'_> {
     pub(crate) fn check_names(&mut self) {
         for at in 0..self.checks.len() {
             let loose = self.checks[at];
-            let instances = &self.data.names.instances;
-            let of = (0..instances.len() as u32).find(|i| instances[*i as usize].module == loose.module);
-            if let Some(instance) = of {
+            if let Some(instance) = self.module_instances[loose.module as usize].first().copied() {
                 self.resolve_check(instance, loose.stmt);
             }
         }

@@ -218,6 +218,9 @@ impl World<'_> {
             return;
         }
         let span = first.map_or_else(|| self.tree.stmt_span(stmt), |w| self.tree.span(w));
+        if !self.sink.keeps_error(codes::UNKNOWN_WORD, span) {
+            return;
+        }
         let text = span.text(self.text);
         let mut it = Diagnostic::error(codes::UNKNOWN_WORD, format!("`{owner}` has no property `{text}`"), span);
         it = match nearest(text, block.iter().map(|p| p.word)) {

@@ -100,6 +100,12 @@ impl World<'_> {
     fn unknown_keyword(&mut self, stmt: StmtId, symbol: Symbol) {
         let word = self.data.names.interner.name(symbol);
         let span = self.tree.words(stmt).first().map_or_else(Span::default, |w| self.tree.span(*w));
+        if !self.sink.keeps_error(codes::UNKNOWN_WORD, span) {
+            if let Some(name) = self.tree.words(stmt).get(1) {
+                self.poisoned.extend(self.head_name(*name));
+            }
+            return;
+        }
         let modules = self.data.names.modules.iter().filter_map(|m| m.name).map(|m| self.data.names.interner.name(m));
         let similar = nearest(word, KEYWORDS.iter().map(|k| k.word).chain(modules));
         let mut it = Diagnostic::error(codes::UNKNOWN_WORD, format!("there is no keyword `{word}`"), span);
@@ -317,7 +323,7 @@ impl World<'_> {
 
     /// Reports a name that nothing was given, unless its declaration was reported already.
     pub(crate) fn unknown_name(&mut self, scope: u32, symbol: Symbol, span: Span, what: &str) {
-        if self.poisoned.contains(&symbol) {
+        if self.poisoned.contains(&symbol) || !self.sink.keeps_error(codes::UNKNOWN_NAME, span) {
             return;
         }
         let name = self.data.names.interner.name(symbol).to_owned();

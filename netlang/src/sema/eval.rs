@@ -16,6 +16,8 @@ use crate::vocab::{Kind, Ty};
 
 /// Values that need values that need values: so deep at most.
 const MAX_LETS: u32 = 200;
+/// Expressions within expressions, through all those values: it bounds the stack that evaluation needs.
+const MAX_DEPTH: u32 = 1000;
 
 /// Where an expression is evaluated: names are those of the instance, and perhaps an index has a value.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +44,21 @@ impl World<'_> {
     /// The value of an expression.
     pub(crate) fn eval(&mut self, env: Env, id: ExprId) -> Option<Value> {
         let span = self.tree.span(id);
+        if self.eval_depth == MAX_DEPTH {
+            self.sink.push(
+                Diagnostic::error(codes::CYCLE, "values are nested too deep", span)
+                    .label("needed here")
+                    .help("shorter sums in the `let`s that need one another"),
+            );
+            return None;
+        }
+        self.eval_depth += 1;
+        let value = self.eval_within(env, id, span);
+        self.eval_depth -= 1;
+        value
+    }
+
+    fn eval_within(&mut self, env: Env, id: ExprId, span: Span) -> Option<Value> {
         match self.tree.expr(id) {
             Expr::Int(index) => Some(Value::Int(self.tree.int(index))),
             Expr::Quantity => self.quantity(span),
@@ -316,19 +333,23 @@ impl World<'_> {
 
     /// Compiles a whole-number expression in which `index` stands for a VM's own index.
     pub(crate) fn lower(&mut self, env: Env, id: ExprId, index: Option<Symbol>, code: &mut Vec<Op>) -> Option<()> {
-        let symbolic = index.filter(|i| self.mentions(id, *i));
-        let Some(name) = symbolic else {
-            code.push(Op::Const(self.want_int(env, id, Ty::HostNumber, "number")?));
-            return Some(());
-        };
         match self.tree.expr(id) {
-            Expr::Name(_) => code.push(Op::Index),
+            Expr::Name(symbol) if Some(symbol) == index => code.push(Op::Index),
             Expr::Binary(left, right, op) => {
-                self.lower(env, left, Some(name), code)?;
-                self.lower(env, right, Some(name), code)?;
-                code.push(Op::Apply(op));
+                self.lower(env, left, index, code)?;
+                self.lower(env, right, index, code)?;
+                match code[..] {
+                    // What does not depend on the index is worked out now.
+                    [.., Op::Const(l), Op::Const(r)] => {
+                        let value = self.binary(op, Value::Int(l), Value::Int(r), self.tree.span(id))?;
+                        let Value::Int(value) = value else { return None };
+                        code.truncate(code.len() - 2);
+                        code.push(Op::Const(value));
+                    }
+                    _ => code.push(Op::Apply(op)),
+                }
             }
-            _ => {
+            _ if index.is_some_and(|i| self.mentions(id, i)) => {
                 self.sink.push(
                     Diagnostic::error(
                         codes::BAD_OPERANDS,
@@ -339,6 +360,7 @@ impl World<'_> {
                 );
                 return None;
             }
+            _ => code.push(Op::Const(self.want_int(env, id, Ty::HostNumber, "number")?)),
         }
         Some(())
     }

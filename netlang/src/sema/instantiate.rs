@@ -18,6 +18,10 @@ use crate::vocab::Kind;
 pub(crate) const MAX_ROWS: u64 = 1 << 21;
 /// VMs that a plan has at most.
 pub(crate) const MAX_VMS: u64 = 1 << 24;
+/// Bytes of text that elements and instances are made from, together: it bounds what a short file can ask for.
+const MAX_WORK: u64 = 1 << 27;
+/// What a value of an instance counts for beside its text: it is kept.
+const VALUE_WORK: u64 = 48;
 /// Modules within modules.
 const MAX_NESTING: u32 = 8;
 
@@ -35,9 +39,12 @@ impl World<'_> {
         self.data.names.instances.push(Instance { parent: 0, decl: 0, index: None, module: 0, rows: Vec::new() });
         self.instance_classes.push(InstanceClass { prefix: String::new(), depth: 0 });
         self.class_of.push(0);
+        self.module_instances = vec![Vec::new(); self.data.names.modules.len()];
         let mut at = 0;
         while at < self.data.names.instances.len() && !self.too_large {
             self.fill_instance(at as u32);
+            let module = self.data.names.instances[at].module as usize;
+            self.module_instances[module].push(at as u32);
             at += 1;
         }
     }
@@ -67,9 +74,23 @@ impl World<'_> {
             return Rows { base: self.data.externals.len() as u32 - 1, count: 1, ..Rows::default() };
         }
         if !matches!(found.kind, Kind::Lan | Kind::Vm | Kind::Router | Kind::Instance) {
+            self.work += VALUE_WORK;
             return Rows { count: 1, ..Rows::default() };
         }
         let (first, count, is_array) = self.bounds(instance, found.stmt);
+        let of = match found.kind {
+            // A group is worked out once, however many VMs it has.
+            Kind::Vm => None,
+            Kind::Instance => self.data.names.modules[found.module as usize].stmt,
+            _ => Some(found.stmt),
+        };
+        if let Some(of) = of {
+            let span = self.tree.stmt_span(of);
+            self.work += u64::from(span.end - span.start) * u64::from(count);
+            if self.work > MAX_WORK {
+                return self.refuse_size(found.span, "bytes of text for elements and instances", MAX_WORK);
+            }
+        }
         let indices = (first..first + count).map(|i| is_array.then_some(i));
         let base = match found.kind {
             Kind::Vm => {

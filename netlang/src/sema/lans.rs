@@ -40,6 +40,9 @@ impl World<'_> {
     pub(crate) fn lans(&mut self) {
         self.given_prefix = vec![None; self.data.segments.len()];
         for segment in 0..self.data.segments.len() {
+            if self.sink.is_flooded() {
+                return;
+            }
             let row = self.data.segments[segment];
             let stmt = self.data.names.decl(row.instance, row.decl).stmt;
             let env = self.element_env(row.instance, stmt, row.index);
@@ -89,6 +92,9 @@ impl World<'_> {
     /// Finds each segment's gateway: the router that the file names, or the only one on it.
     pub(crate) fn gateways(&mut self) {
         for segment in 0..self.data.segments.len() as u32 {
+            if self.sink.is_flooded() {
+                return;
+            }
             let row = self.data.segments[segment as usize];
             let stmt = self.data.names.decl(row.instance, row.decl).stmt;
             let on_it = self.data.segment_interfaces.of(segment).to_vec();

@@ -88,12 +88,14 @@ impl World<'_> {
         for at in 0..self.links.len() {
             let loose = self.links[at];
             let Some(head) = self.link_head(loose.stmt) else { continue };
-            for instance in 0..self.data.names.instances.len() as u32 {
-                if self.data.names.instances[instance as usize].module == loose.module {
-                    let first = self.data.links.len() as u32;
-                    self.link(instance, loose.stmt, head, &mut classes, &mut policies);
-                    self.name_links(instance, head, first);
+            for of in 0..self.module_instances[loose.module as usize].len() {
+                if self.sink.is_flooded() {
+                    return;
                 }
+                let instance = self.module_instances[loose.module as usize][of];
+                let first = self.data.links.len() as u32;
+                self.link(instance, loose.stmt, head, &mut classes, &mut policies);
+                self.name_links(instance, head, first);
             }
         }
     }

@@ -16,6 +16,7 @@ mod eval;
 mod experiment;
 mod externals;
 mod firewall;
+mod firewall_checks;
 mod hosts;
 mod instantiate;
 mod lans;
@@ -27,8 +28,8 @@ mod nics;
 mod ospf;
 mod ospf_checks;
 mod outage;
-mod policies;
 mod place;
+mod policies;
 mod pools;
 mod refs;
 mod routers;
@@ -167,6 +168,13 @@ pub(crate) struct World<'a> {
     // Instances.
     values: HashMap<(u32, u32), eval::Known>,
     value_depth: u32,
+    /// The parameters that the block of an instance gives; of the one that was asked for last.
+    given_params: Option<(StmtId, HashMap<Symbol, StmtId>)>,
+    /// Elements of arrays and instances, times the bytes of text that each is made from.
+    work: u64,
+    eval_depth: u32,
+    /// The instances of each module.
+    module_instances: Vec<Vec<u32>>,
     class_of: Vec<u32>,
     class_ids: HashMap<(u32, u32), u32>,
     instance_classes: Vec<instantiate::InstanceClass>,
@@ -219,6 +227,10 @@ impl<'a> World<'a> {
             unsupported_spans: HashSet::new(),
             values: HashMap::new(),
             value_depth: 0,
+            given_params: None,
+            work: 0,
+            eval_depth: 0,
+            module_instances: Vec::new(),
             class_of: Vec::new(),
             class_ids: HashMap::new(),
             instance_classes: Vec::new(),
@@ -275,6 +287,7 @@ impl<'a> World<'a> {
         self.verify_dhcp();
         self.nats();
         self.firewalls();
+        self.firewall_checks();
         self.wires();
         self.ospf_checks();
         self.bgp_checks();
@@ -301,6 +314,9 @@ impl<'a> World<'a> {
         for instance in 0..self.data.names.instances.len() as u32 {
             let module = self.data.names.instances[instance as usize].module;
             for decl in 0..self.data.names.modules[module as usize].decls.len() as u32 {
+                if self.sink.is_flooded() {
+                    return;
+                }
                 let found = *self.data.names.decl(instance, decl);
                 if matches!(found.kind, crate::vocab::Kind::Let | crate::vocab::Kind::Param) {
                     self.value_of(instance, decl, found.span);

@@ -5,9 +5,11 @@ use super::eval::Env;
 use super::value::Value;
 use crate::diag::{Diagnostic, codes};
 use crate::source::Span;
+use crate::syntax::intern::Symbol;
 use crate::syntax::tree::{Expr, ExprId, Mark, StmtId};
 use crate::text::{any_of, nearest};
 use crate::vocab::{Kind, Ty, keyword};
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 /// The types that a parameter can have.
@@ -84,7 +86,7 @@ impl World<'_> {
     }
 
     fn check_instance(&mut self, owner: StmtId, module: u32) {
-        let mut seen: SmallVec<[(crate::syntax::intern::Symbol, Span); 8]> = SmallVec::new();
+        let mut seen: HashMap<Symbol, Span> = HashMap::new();
         let mut next = self.tree.children(Some(owner)).next();
         while let Some(stmt) = next {
             next = self.tree.sibling(stmt);
@@ -93,7 +95,7 @@ impl World<'_> {
             let of = &self.data.names.modules[module as usize];
             let decl = of.table.get(&symbol).map(|d| of.decls[*d as usize]);
             let is_param = decl.is_some_and(|d| d.kind == Kind::Param);
-            if !is_param && !self.poisoned.contains(&symbol) {
+            if !is_param && !self.poisoned.contains(&symbol) && self.sink.keeps_error(codes::UNKNOWN_WORD, span) {
                 let name = self.data.names.interner.name(symbol);
                 let params = of.decls.iter().filter(|d| d.kind == Kind::Param);
                 let names: Vec<&str> = params.map(|d| self.data.names.interner.name(d.symbol)).collect();
@@ -107,7 +109,7 @@ impl World<'_> {
                 };
                 self.sink.push(it);
             }
-            if let Some((_, first)) = seen.iter().find(|(s, _)| *s == symbol) {
+            if let Some(first) = seen.get(&symbol) {
                 let name = self.data.names.interner.name(symbol);
                 self.sink.push(
                     Diagnostic::error(codes::REPEATED, format!("`{name}` is given twice"), span)
@@ -116,7 +118,7 @@ impl World<'_> {
                         .help("remove one of them"),
                 );
             }
-            seen.push((symbol, span));
+            seen.entry(symbol).or_insert(span);
             if self.tree.words(stmt).len() != 2 || self.tree.has_block(stmt) {
                 self.sink.push(
                     Diagnostic::error(codes::BAD_WORDS, "a parameter takes one value", self.tree.head_span(stmt))
@@ -137,7 +139,7 @@ impl World<'_> {
             return None;
         }
         let owner = *self.data.names.decl(parent, of.decl);
-        let given = self.tree.children(Some(owner.stmt)).find(|s| self.tree.keyword(*s) == Some(found.symbol));
+        let given = self.given_param(owner.stmt, found.symbol);
         let (env, word) = match given {
             Some(stmt) => (self.element_env(parent, owner.stmt, index), *self.tree.words(stmt).get(1)?),
             None => match head.default {
@@ -174,6 +176,25 @@ impl World<'_> {
             return None;
         }
         Some(value)
+    }
+
+    /// The statement of an instance's block that gives a parameter.
+    fn given_param(&mut self, owner: StmtId, param: Symbol) -> Option<StmtId> {
+        if let Some((of, given)) = &self.given_params
+            && *of == owner
+        {
+            return given.get(&param).copied();
+        }
+        // Elements of one array mostly follow one another.
+        let mut given = HashMap::new();
+        for stmt in self.tree.children(Some(owner)) {
+            if let Some(symbol) = self.tree.keyword(stmt) {
+                given.entry(symbol).or_insert(stmt);
+            }
+        }
+        let found = given.get(&param).copied();
+        self.given_params = Some((owner, given));
+        found
     }
 
     /// What an array may grow to: the `max` of the parameter that is its size.

@@ -26,6 +26,9 @@ impl World<'_> {
     pub(crate) fn routers(&mut self) {
         let block = Self::block_of("router");
         for router in 0..self.data.routers.len() as u32 {
+            if self.sink.is_flooded() {
+                return;
+            }
             let row = self.data.routers[router as usize];
             let stmt = self.data.names.decl(row.instance, row.decl).stmt;
             self.data.routers[router as usize].kind = self.router_kind(stmt);

@@ -101,6 +101,11 @@ const UNITS: &[Unit] = &[
     ("%", 10_000_000, Value::Ratio),
 ];
 
+/// The units, as they are written.
+pub(crate) fn unit_words() -> impl Iterator<Item = &'static str> {
+    UNITS.iter().map(|u| u.0)
+}
+
 /// What people write elsewhere, and what it is here.
 const OTHER_SPELLINGS: &[(&str, &str)] = &[
     ("k", "KiB"),

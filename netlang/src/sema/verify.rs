@@ -65,6 +65,7 @@ impl World<'_> {
             if let Some(before) = widest
                 && before.0 == it.0
                 && before.1.overlaps(it.1)
+                && !self.sink.is_flooded()
             {
                 self.overlap((before.1, before.2), (it.1, it.2));
             }

@@ -40,6 +40,9 @@ impl World<'_> {
         let default = self.defaults.iter().find(|(k, _)| *k == "vm").map(|(_, s)| *s);
         let default = default.map(|s| self.class_clauses(s, block)).unwrap_or_default();
         for group in 0..self.data.groups.len() {
+            if self.sink.is_flooded() {
+                return;
+            }
             let row = self.data.groups[group];
             let stmt = self.data.names.decl(row.instance, row.decl).stmt;
             let own = self.class_clauses(stmt, block);

@@ -3,16 +3,20 @@
 //! Blocks are kept on an explicit stack and expressions have a budget of nodes, so the depth of recursion is bounded
 //! for every input. After an error the parser skips to the end of the statement, marks it broken and goes on.
 
+use super::intern::Symbol;
 use super::lexer::{Lexer, Token, TokenKind as T};
 use super::tree::{BinaryOp, Expr, ExprId, Mark, StmtId, Tree};
 use crate::diag::{Diagnostic, Sink, codes};
 use crate::source::Span;
+use crate::text::thousands;
 use crate::vocab::words;
 
 /// Blocks within blocks that the parser accepts.
 const MAX_BLOCKS: usize = 32;
 /// Nodes of one expression; it bounds the recursion of every pass that walks an expression.
 const MAX_NODES: u32 = 400;
+/// Characters of a name: what a hostname may have. Paths are made of names, and there may be millions of paths.
+const MAX_NAME: usize = 63;
 
 /// Parses a text. The tree holds every statement that could be read; problems go to the sink.
 pub(crate) fn parse(text: &str, sink: &mut Sink) -> Tree {
@@ -254,7 +258,7 @@ impl Parser<'_, '_> {
                         return self.unexpected("a name after `.`");
                     }
                     let name = self.bump().span;
-                    let symbol = self.tree.names.intern(name.text(self.text));
+                    let symbol = self.name(name)?;
                     base = self.node(Expr::Field(base, symbol), Span::new(start, name.end))?;
                 }
                 T::OpenSquare if self.token.touching => {
@@ -295,6 +299,20 @@ impl Parser<'_, '_> {
         self.expr()
     }
 
+    /// The symbol of a name, which must not be too long.
+    fn name(&mut self, span: Span) -> Parsed<Symbol> {
+        let text = span.text(self.text);
+        if text.len() <= MAX_NAME {
+            return Ok(self.tree.names.intern(text));
+        }
+        // Names are ASCII, so every place in them is the start of a character.
+        let start = Span::new(span.start, span.start + MAX_NAME as u32);
+        self.fail(
+            Diagnostic::error(codes::STRAY, format!("a name of {} characters", thousands(text.len() as u64)), start)
+                .label(format!("names have at most {MAX_NAME}")),
+        )
+    }
+
     fn index(&mut self) -> Parsed<ExprId> {
         if self.token.kind == T::Star {
             let span = self.bump().span;
@@ -306,7 +324,7 @@ impl Parser<'_, '_> {
             if next.kind == T::Name && next.span.text(self.text) == "in" {
                 let name = self.bump().span;
                 self.bump();
-                let symbol = self.tree.names.intern(name.text(self.text));
+                let symbol = self.name(name)?;
                 let range = self.nested()?;
                 let end = self.tree.span(range).end;
                 return self.node(Expr::Bind(symbol, range), Span::new(name.start, end));
@@ -362,7 +380,7 @@ impl Parser<'_, '_> {
         let text = span.text(self.text);
         let expr = match self.token.kind {
             T::Name if matches!(text, "mod" | "div" | "in") => return self.unexpected("a value"),
-            T::Name => Expr::Name(self.tree.names.intern(text)),
+            T::Name => Expr::Name(self.name(span)?),
             T::Int => match text.parse::<i64>() {
                 Ok(value) => Expr::Int(self.tree.add_int(value)),
                 Err(_) => {

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Parser;
 use fleet_images::ImageStore;
+use netlang_bench::page::write_section;
 
 /// Guest memory in MiB: what Debian's UML kernel needs.
 const MEMORY_MIB: u32 = 48;
@@ -37,7 +38,7 @@ struct Cli {
     /// Where images are
     #[arg(long, default_value = "/var/lib/fleet/images")]
     images: PathBuf,
-    /// Write the table here
+    /// Write the section of this page
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -75,7 +76,7 @@ fn main() -> Result<()> {
     let table = report::table(&bare_runs, &fleet_runs, cli.count, cli.concurrency);
     print!("{table}");
     if let Some(out) = cli.out {
-        std::fs::write(&out, table).with_context(|| format!("cannot write {}", out.display()))?;
+        write_section(&out, "`fleet up`", &table)?;
     }
     Ok(())
 }

@@ -1,4 +1,6 @@
-//! The table.
+//! The section of the page of benchmarks.
+
+use netlang_bench::page::machine;
 
 use crate::Cost;
 use crate::fleet::Run;
@@ -15,7 +17,7 @@ fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
     values.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// A page of Markdown.
+/// A section of Markdown.
 pub fn table(bare: &[Cost], fleet: &[Run], count: u32, concurrency: usize) -> String {
     let of = |costs: &[Cost], what: fn(&Cost) -> f64| median(costs.iter().map(what));
     let fleet_costs: Vec<Cost> = fleet.iter().map(|run| run.cost).collect();
@@ -27,14 +29,11 @@ pub fn table(bare: &[Cost], fleet: &[Run], count: u32, concurrency: usize) -> St
     let (p50, p95) = (median(ps.clone()), percentile(ps.clone(), 95));
     let resident = median(fleet.iter().map(|run| run.resident as f64)) / 1e6;
     let down = median(fleet.iter().map(|run| run.down));
-    let mut text = String::from(
-        "# Benchmarks\n\nWritten by `make bench`; figures of one machine at one time, with the floor beside them.\n\n",
-    );
-    text += &format!("Machine: {}. Date: {}.\n\n", machine(), jiff::Zoned::now().strftime("%Y-%m-%d"));
-    text += &format!(
-        "## `fleet up` of {count} UML VMs\n\n{count} VMs of the image `tiny` (Debian's UML kernel, 48 MiB), one tap each on one bridge, \
+    let mut text = format!(
+        "## `fleet up` of {count} UML VMs\n\n{}\n\n{count} VMs of the image `tiny` (Debian's UML kernel, 48 MiB), one tap each on one bridge, \
          {concurrency} starting at once, medians of {} alternating runs. The bare loop starts the same processes and \
          waits for the first byte of each guest's init; fleet also gives each guest its addresses.\n\n",
+        machine(),
         bare.len()
     );
     text += "| | bare loop | fleet | ratio |\n|---|---|---|---|\n";
@@ -48,23 +47,4 @@ pub fn table(bare: &[Cost], fleet: &[Run], count: u32, concurrency: usize) -> St
         ps.len()
     );
     text
-}
-
-/// Cores, processor, memory and kernel.
-fn machine() -> String {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let value =
-        |key: &str| cpuinfo.lines().find_map(|line| line.strip_prefix(key)?.split_once(": ").map(|(_, value)| value));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    let kernel = nix::sys::utsname::uname()
-        .map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned());
-    format!(
-        "{cores} cores ({}), {} GiB, Linux {kernel}, no hardware virtualisation in use",
-        value("model name").unwrap_or("unknown processor"),
-        kib.unwrap_or(0) >> 20
-    )
 }

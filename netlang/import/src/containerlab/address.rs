@@ -129,17 +129,17 @@ fn number(
             && prefix == address.prefix()
         {
             let number = address.host();
-            if number == 0 || number > last || !taken.insert(number) {
-                let why =
-                    format!("no address for it on lan {}, or given twice; another is chosen", network.lans[lan].name);
-                notes.fold(port_row.line, NoteKind::Changed, "", &format!("{address} of {name}"), &why);
-            } else {
-                port_row.at = Some(number);
-            }
+            let why = match number {
+                _ if number == 0 || number > last => "no host of that prefix can have it; another is chosen",
+                _ if !taken.insert(number) => "another on that lan has it; another is chosen",
+                _ => {
+                    port_row.at = Some(number);
+                    continue;
+                }
+            };
+            notes.fold(port_row.line, NoteKind::Changed, "", &format!("{address} of {name}"), why);
         }
-        if port_row.at.is_none() {
-            if is_router { routers.push((*host, *port)) } else { vms.push((*host, *port)) }
-        }
+        if is_router { routers.push((*host, *port)) } else { vms.push((*host, *port)) }
     }
     // What VMs send their packets to is the router's address, if there is one router to have it.
     let hop = prefix.and_then(|prefix| hops(topology, network, members).find(|hop| prefix.contains(*hop)));

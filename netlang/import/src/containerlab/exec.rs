@@ -5,6 +5,9 @@
 
 use std::net::Ipv4Addr;
 
+/// Next hops that are kept of a node; the first of them tell who its gateway is.
+const MOST_HOPS: usize = 64;
+
 /// An address with the length of its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cidr {
@@ -70,8 +73,8 @@ pub(super) struct Setup {
     pub(super) routes: Option<usize>,
     /// Line of the first IPv6 address or route.
     pub(super) ipv6: Option<usize>,
-    /// Lines of commands that were not understood.
-    pub(super) left: Vec<usize>,
+    /// Line of the first command that was not understood.
+    pub(super) left: Option<usize>,
 }
 
 impl Setup {
@@ -79,16 +82,12 @@ impl Setup {
     pub(super) fn read(&mut self, text: &str, line: usize) {
         let text = text.replace(['"', '\'', '`', '(', ')', '{', '}'], " ").replace("&&", ";").replace("||", ";");
         for command in text.split([';', '\n', '|', '&']) {
-            let mut words: Vec<&str> = command.split_whitespace().collect();
-            while let Some(first) = words.first() {
-                let shell = matches!(program(first), "sh" | "ash" | "bash" | "sudo");
-                if !shell && !matches!(*first, "-c" | "-lc" | "-ec") {
-                    break;
-                }
-                words.remove(0);
-            }
-            if !words.is_empty() && self.command(&words, line).is_none() && self.left.last() != Some(&line) {
-                self.left.push(line);
+            let wraps = |word: &&str| {
+                matches!(program(word), "sh" | "ash" | "bash" | "sudo") || matches!(*word, "-c" | "-lc" | "-ec")
+            };
+            let words: Vec<&str> = command.split_whitespace().skip_while(wraps).collect();
+            if !words.is_empty() && self.command(&words, line).is_none() {
+                self.left.get_or_insert(line);
             }
         }
     }
@@ -186,7 +185,7 @@ impl Setup {
 
     fn hop(&mut self, hop: Option<Ipv4Addr>, default: bool, line: usize) {
         self.routes.get_or_insert(line);
-        let Some(hop) = hop.filter(|hop| default || !self.hops.contains(hop)) else { return };
+        let Some(hop) = hop.filter(|_| self.hops.len() < MOST_HOPS) else { return };
         if default { self.hops.insert(0, hop) } else { self.hops.push(hop) }
     }
 }
@@ -230,7 +229,7 @@ mod tests {
             ["eth1 10.0.0.1/24", "eth2 10.0.1.1/16", "eth3 10.0.2.1/24", "eth4 10.0.3.1/24", "lo 10.9.9.9/32"]
         );
         assert_eq!(setup.hops, [Ipv4Addr::new(10, 0, 2, 254)]);
-        assert_eq!((setup.routes, setup.left.len()), (Some(3), 0));
+        assert_eq!((setup.routes, setup.left), (Some(3), None));
     }
 
     #[test]
@@ -243,7 +242,7 @@ mod tests {
             "",
         ]);
         assert!(setup.addresses.is_empty() && setup.forwards);
-        assert_eq!((setup.ipv6, setup.left), (Some(1), vec![2, 4]));
+        assert_eq!((setup.ipv6, setup.left), (Some(1), Some(2)));
     }
 
     #[test]

@@ -30,12 +30,12 @@ pub(super) fn of_nodes(topology: &Topology, roles: &[Role], notes: &mut Notes) {
                 notes.fold(field.line, NoteKind::LeftOut, &subject, &node.name, why);
             }
         }
-        for line in &node.setup.left {
+        if let Some(line) = node.setup.left {
             let why = match is_router {
                 false => "they are not run at the start; put them into the image, or run them with `fleet exec`",
                 true => "a router runs no commands",
             };
-            notes.fold(*line, NoteKind::LeftOut, "commands of `exec`", &node.name, why);
+            notes.fold(line, NoteKind::LeftOut, "commands of `exec`", &node.name, why);
         }
         if let Some(line) = node.setup.routes {
             let why = "routes are worked out from the network; a VM's default route goes to its lan's gateway";

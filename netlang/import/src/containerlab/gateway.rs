@@ -25,7 +25,7 @@ pub(super) fn choose(topology: &Topology, network: &mut Network, notes: &mut Not
         {
             let row = &network.lans[lan];
             let why = format!("several routers are on it; `{}` is taken, the first", network.hosts[host].name);
-            notes.fold(row.line, NoteKind::Changed, "gateway of lan", &row.name, &why);
+            notes.fold(row.line, NoteKind::Changed, "the gateway", &row.name, &why);
         }
         network.lans[lan].gateway = gateway;
     }

@@ -48,7 +48,7 @@ fn prove(fleet: &str, line: usize, notes: &mut Notes) {
     let compiled = netlang::design(&Source::new("imported", fleet), &Lock::default());
     for error in compiled.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
         let why = format!("{} ({}); `fleet check` shows where", error.message, error.code);
-        notes.fold(line, NoteKind::Advice, "the network file has to be mended", "", &why);
+        notes.add(line, NoteKind::Advice, "the network file has to be mended", why);
     }
     let Some(plan) = compiled.plan else { return };
     let mut words: Vec<String> = plan.unsupported().map(|part| part.what).collect();

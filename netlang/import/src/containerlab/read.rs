@@ -3,7 +3,7 @@
 //! A node's value is its own, else its group's, else its kind's, else that of `defaults`. `exec` is gathered from all
 //! of them. Nothing is judged here but whether the text is a topology at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{exec, fields};
 use crate::ImportError;
@@ -169,6 +169,7 @@ fn node(yaml: &Yaml, name: &str, key: Id, own: Id, levels: &Levels<'_>, notes: &
         setup: exec::Setup::default(),
         fields: Vec::new(),
     };
+    let mut known = BTreeSet::new();
     for map in maps.into_iter().flatten() {
         for (field, at, value) in yaml.entries(map) {
             let word = || yaml.text(value).map(|text| Word { text: text.into_owned(), line: yaml.line(value) });
@@ -185,7 +186,7 @@ fn node(yaml: &Yaml, name: &str, key: Id, own: Id, levels: &Levels<'_>, notes: &
                     }
                 }
                 "sysctls" if forwards(yaml, value) => node.setup.forwards = true,
-                _ if yaml.is_nothing(value) || node.fields.iter().any(|known| known.text == field) => {}
+                _ if yaml.is_nothing(value) || !known.insert(field) => {}
                 _ => node.fields.push(Word { text: field.to_owned(), line: yaml.line(at) }),
             }
         }

@@ -38,6 +38,7 @@ pub(super) fn network(topology: &Topology, notes: &mut Notes) -> Network {
     for host in &mut shape.network.hosts {
         host.ports.sort_by_key(|port| natural(&port.interface));
     }
+    shape.renumbered();
     shape.network
 }
 
@@ -149,7 +150,7 @@ impl Shape<'_, '_> {
         match (&link.kind, link.ends.as_slice()) {
             (LinkKind::Macvlan(interface), [end]) => self.macvlan(link, interface, end),
             (LinkKind::Other(kind), ends) => self.special(link, kind, ends.first()),
-            (LinkKind::Veth, [a, b]) => match (self.place(link, a), self.place(link, b)) {
+            (LinkKind::Veth, [a, b]) => match (self.place(a), self.place(b)) {
                 (Some(at), Some(bt)) => self.veth(link, (a, at), (b, bt)),
                 (None, Some(_)) => self.special(link, &a.node, Some(b)),
                 (Some(_), None) => self.special(link, &b.node, Some(a)),
@@ -160,7 +161,7 @@ impl Shape<'_, '_> {
     }
 
     /// What a node of a link became; `None` for a name of containerlab's own, such as `mgmt-net`, or an unknown one.
-    fn place(&self, _: &Link, end: &End) -> Option<Place> {
+    fn place(&self, end: &End) -> Option<Place> {
         self.topology.by_name.get(&end.node).map(|at| self.places[*at])
     }
 
@@ -210,8 +211,9 @@ impl Shape<'_, '_> {
         if self.is_full(link, host) {
             return;
         }
-        if self.network.hosts[host].ports.iter().any(|port| port.on == On::Lan(lan)) {
-            let why = format!("it is on the lan `{}` already", self.network.lans[lan].name);
+        let row = &self.network.hosts[host];
+        if row.router.is_some() && row.ports.iter().any(|port| port.on == On::Lan(lan)) {
+            let why = format!("a router is on a lan once, and it is on `{}` already", self.network.lans[lan].name);
             self.notes.fold(link.line, NoteKind::LeftOut, "a second link", &end.node, &why);
             return;
         }
@@ -291,7 +293,7 @@ impl Shape<'_, '_> {
 
     /// A router on an interface of the host: an external network, if it is known which.
     fn macvlan(&mut self, link: &Link, interface: &str, end: &End) {
-        let Some(place) = self.place(link, end) else { return self.special(link, &end.node, None) };
+        let Some(place) = self.place(end) else { return self.special(link, &end.node, None) };
         let Place::Router(host) = place else {
             let why = "only routers can be on an interface of a host: put one between, on an `external`";
             self.notes.fold(link.line, NoteKind::LeftOut, "a link to `macvlan`", &end.node, why);
@@ -302,7 +304,7 @@ impl Shape<'_, '_> {
         let agrees = known.is_none_or(|at| address.map(Cidr::prefix) == Some(self.network.externals[at].prefix));
         let Some(address) = address.filter(|_| agrees) else {
             let why = format!(
-                "the prefix there is not given: `external uplink {{ interface \"{0}\"; net PREFIX }}` and `on uplink at N` \
+                "the prefix there is not given: `external uplink {{ host \"NAME\"; interface \"{0}\"; net PREFIX }}` and `on uplink at N` \
                  make it an external network",
                 printable(interface)
             );
@@ -311,6 +313,8 @@ impl Shape<'_, '_> {
         };
         let at = known.unwrap_or_else(|| {
             let name = self.names.free(&format!("{interface}_net"));
+            let why = "which host has the interface is not given: put its name in the place of `localhost`";
+            self.notes.add(link.line, NoteKind::Advice, format!("external {name}"), why);
             let interface = interface.to_owned();
             self.network.externals.push(External { name, interface, prefix: address.prefix() });
             self.network.externals.len() - 1
@@ -337,6 +341,17 @@ impl Shape<'_, '_> {
                 let what = format!("{} {} {}", node.name, printable(&given.interface), given.address);
                 self.notes.fold(given.line, NoteKind::LeftOut, "addresses", &what, why);
             }
+        }
+    }
+
+    /// The first interface that is called otherwise in its VM.
+    fn renumbered(&mut self) {
+        let vms = self.network.hosts.iter().filter(|host| host.router.is_none());
+        let mut ports = vms.flat_map(|host| host.ports.iter().enumerate());
+        if let Some((at, port)) = ports.find(|(at, port)| port.interface != format!("eth{at}")) {
+            let what = format!("interfaces of VMs: `{}` is `eth{at}`", printable(&port.interface));
+            let why = "they are eth0, eth1, … in the order of their `on` lines";
+            self.notes.add(port.line, NoteKind::Changed, what, why);
         }
     }
 

@@ -25,7 +25,11 @@ pub(super) fn text(name: &str, network: &Network) -> String {
     out.push('\n');
     for external in &network.externals {
         let interface = external.interface.replace(['"', '\n', '\r'], "");
-        let _ = writeln!(out, "external {} {{ interface \"{interface}\"; net {} }}", external.name, external.prefix);
+        let _ = writeln!(
+            out,
+            "external {} {{ host \"localhost\"; interface \"{interface}\"; net {} }}",
+            external.name, external.prefix
+        );
     }
     out.push('\n');
     for lan in &network.lans {

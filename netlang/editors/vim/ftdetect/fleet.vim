@@ -1,0 +1,1 @@
+autocmd BufNewFile,BufRead *.fleet setfiletype fleet

@@ -1,1 +1,0 @@
-//! Highlighting grammars of editors, with the words of the vocabulary.
