@@ -71,7 +71,7 @@ fn the_samples_are_planned_as_they_read() {
     ];
     for (name, text) in texts {
         let plan = plan(text);
-        let mut lines: Vec<String> = plan.experiments().iter().flat_map(|e| e.summary().lines()).collect();
+        let mut lines = plan.summary().schedule();
         lines.push(serde_json::to_string_pretty(&plan.summary().telemetry).unwrap());
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(format!("schedule_{name}"), lines.join("\n"));

@@ -106,3 +106,11 @@ fn carriers_peer_and_sell_transit_as_the_arrows_say() {
         assert_eq!((neighbour.role, link.policy.rate), (BgpRole::Provider, Some(200_000_000)));
     }
 }
+
+#[test]
+fn a_link_that_was_never_made_is_named_without_harm() {
+    let text =
+        "router a { ospf { area 1 on line } }\nlink a -- a as line\nexperiment x { at 1s fail line; at 2s end }\n";
+    let result = design(&Source::new("x".to_owned(), text.to_owned()), &Lock::default());
+    assert!(result.diagnostics.iter().any(|d| d.code == netlang::codes::BAD_LINK), "{:?}", result.diagnostics);
+}

@@ -9,8 +9,10 @@ use super::{Exit, Failure};
 pub fn lsp() -> Result<Exit, Failure> {
     use std::io::IsTerminal;
     if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("`fleet lsp` is started by an editor, and talks to it on standard input and output")
-            .help("docs/editors.md says how to set editors up"));
+        return Err(Failure::usage(
+            "`fleet lsp` is started by an editor, and talks to it on standard input and output",
+        )
+        .help("docs/editors.md says how to set editors up"));
     }
     fleet_lsp::stdio().map(|()| Exit::Ok).map_err(|error| match error {
         fleet_lsp::ServeError::Protocol(_) => Failure::usage(error),

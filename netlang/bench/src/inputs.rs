@@ -30,7 +30,7 @@ pub struct Costly {
 fn lines(head: &str, line: &str) -> String {
     let mut text = head.to_owned();
     let mut number = 0;
-    while text.len() + line.len() + 8 < SIZE {
+    while text.len() + line.len() + 80 < SIZE {
         text.push_str(&line.replace("{n}", &number.to_string()));
         text.push('\n');
         number += 1;
@@ -73,7 +73,7 @@ pub const COSTLY: &[Costly] = &[
     Costly { name: "1 MB of 1.1.1", text: || long("let x = ", "1.") },
     Costly { name: "1 MB of digits", text: || long("let x = ", "9") },
     Costly { name: "1 MB of quotes", text: || filled("\"") },
-    Costly { name: "1 MB of text", text: || format!("{}\"", long("image a \"", "x")) },
+    Costly { name: "1 MB of text", text: || format!("{}\"", long("image a \"", "xx")) },
     Costly { name: "1 MB of comment", text: || long("#", " comment") },
     Costly { name: "1 MB of newlines", text: || filled("\n") },
     Costly { name: "1 MB of ;", text: || filled(";") },
@@ -138,7 +138,7 @@ pub const COSTLY: &[Costly] = &[
         name: "a chain of lets",
         text: || {
             let mut text = String::from("let a0 = 1\n");
-            for n in 1..40_000 {
+            for n in 1..30_000 {
                 let _ = writeln!(text, "let a{n} = a{} + a{0}", n - 1);
             }
             text

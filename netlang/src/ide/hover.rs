@@ -95,7 +95,7 @@ impl Analysis {
             Role::Arg(arg) => Some(code(&usage, &format!("{}: {}", arg.name, arg.ty.a()))),
             Role::Option(option) => {
                 let args: Vec<String> = option.args.iter().map(|a| format!("{}: {}", a.name, a.ty.a())).collect();
-                Some(code(&option.usage(), &format!("{}\n\noption of `{usage}`", args.join(", ")).trim_start()))
+                Some(code(&option.usage(), format!("{}\n\noption of `{usage}`", args.join(", ")).trim_start()))
             }
             Role::Literal(_) => {
                 Some(code(&usage, found.map(|f| f.doc).or(own.map(|(_, p)| p.doc)).unwrap_or_default()))

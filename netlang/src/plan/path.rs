@@ -44,8 +44,8 @@ pub(crate) struct Selected {
 /// Why a path leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PathError {
-    /// No such name, perhaps a similar one.
-    Unknown { part: usize, similar: Option<String> },
+    /// No such name in an instance.
+    Unknown { part: usize, scope: u32 },
     /// An index that the array does not have; its bounds.
     OutOfRange { part: usize, first: u32, until: u32 },
     /// An index on what is no array.
@@ -117,7 +117,7 @@ impl Names {
             let mut selected = Vec::new();
             for scope in &scopes {
                 let Some((decl, found)) = self.find(*scope, &part.name) else {
-                    return Err(PathError::Unknown { part: number, similar: self.similar(*scope, &part.name) });
+                    return Err(PathError::Unknown { part: number, scope: *scope });
                 };
                 let kind = found.kind;
                 let rows = self.rows(*scope, decl);
@@ -142,7 +142,7 @@ impl Names {
     /// A name like this one that can be seen from an instance.
     pub(crate) fn similar(&self, scope: u32, name: &str) -> Option<String> {
         // In a file of a million names the one that is meant is rarely found by comparing all of them.
-        const LIMIT: usize = 2_000;
+        const LIMIT: usize = 1_000;
         let seen = [scope, 0].into_iter().flat_map(|s| {
             let module = &self.modules[self.instances[s as usize].module as usize];
             module.decls.iter().take(LIMIT).map(|d| self.interner.name(d.symbol))

@@ -124,8 +124,6 @@ pub(crate) struct LinkRow {
     /// The name that the file gives it; links of a mesh are named after their ends.
     pub(crate) name: Option<Box<str>>,
     pub(crate) stmt: StmtId,
-    /// The instance in which it is declared.
-    pub(crate) instance: u32,
     pub(crate) relation: Relation,
     /// Entry of [`Data::link_policies`].
     pub(crate) policy: u32,

@@ -1,5 +1,6 @@
 //! Experiments in a few words, for `fleet plan` and its JSON.
 
+use super::PlanSummary;
 use super::schedule::{Event, Experiment};
 use crate::text::{duration, thousands};
 use serde::Serialize;
@@ -114,6 +115,20 @@ impl ExperimentSummary {
         }
         let width = table.iter().map(|row| row.1.chars().count()).max().unwrap_or(0);
         lines.extend(table.into_iter().map(|(_, when, what)| format!("  {when:width$}  {what}")));
+        lines
+    }
+}
+
+impl PlanSummary {
+    /// All experiments as lines to print, with an empty line between two; nothing when there are none.
+    pub fn schedule(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for experiment in &self.experiments {
+            if !lines.is_empty() {
+                lines.push(String::new());
+            }
+            lines.extend(experiment.lines());
+        }
         lines
     }
 }

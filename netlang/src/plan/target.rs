@@ -81,7 +81,8 @@ impl Plan {
     fn explain(&self, error: PathError, parts: &[PathPart]) -> TargetError {
         let name = |part: usize| parts.get(part).map(|p| p.name.clone()).unwrap_or_default();
         match error {
-            PathError::Unknown { part, similar } => {
+            PathError::Unknown { part, scope } => {
+                let similar = self.data.names.similar(scope, &name(part));
                 TargetError::Unknown { name: name(part), experiment: self.data.experiment.clone(), similar }
             }
             PathError::OutOfRange { part, first, until } => TargetError::OutOfRange { name: name(part), first, until },

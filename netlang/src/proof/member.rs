@@ -77,6 +77,9 @@ impl Cuts {
     }
 }
 
+/// What makes VMs alike: for each NIC its lan, or what that is like, and the sets that its address is in.
+type Key = SmallVec<[(u32, u64); 2]>;
+
 /// Sorts VMs into classes.
 pub(crate) struct Classes<'d> {
     data: &'d Data,
@@ -121,7 +124,7 @@ impl<'d> Classes<'d> {
 
     /// Representatives of all classes within some ranges.
     pub(crate) fn members(&self, ranges: &[Range]) -> Vec<Member> {
-        let mut seen: HashMap<SmallVec<[(u32, u64); 2]>, SmallVec<[u32; 3]>> = HashMap::new();
+        let mut seen: HashMap<Key, SmallVec<[u32; 3]>> = HashMap::new();
         let mut members = Vec::new();
         for range in ranges {
             let GroupId(group) = range.group;
@@ -169,7 +172,7 @@ impl<'d> Classes<'d> {
         if spread.next().is_none() {
             return self.candidates_of(nic, range, uniform);
         }
-        let mut seen: HashMap<SmallVec<[(u32, u64); 2]>, u8> = HashMap::new();
+        let mut seen: HashMap<Key, u8> = HashMap::new();
         let mut found = Vec::new();
         for index in range.indices() {
             let key = nics

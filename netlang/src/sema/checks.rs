@@ -12,6 +12,7 @@ use crate::plan::{
 use crate::proof::{Goal, Header, Member, Proof, Trace};
 use crate::source::{LineIndex, Span};
 use crate::syntax::tree::{Expr, ExprId, Mark, StmtId};
+use crate::text::thousands;
 use crate::vocab::{Kind, Ty, keyword};
 use std::net::Ipv4Addr;
 
@@ -57,19 +58,28 @@ pub(crate) struct Counterexample {
     pub(crate) trace: Trace,
 }
 
+/// Groups that all checks name together, each as often as it is named: proofs look at every one of them.
+const MAX_NAMED: usize = 1 << 18;
+
 impl World<'_> {
     /// Resolves and proves every check.
     pub(crate) fn check_lines(&mut self) {
         let lines = LineIndex::new(self.text);
         let mut resolved = Vec::new();
+        let mut named = 0;
         for at in 0..self.checks.len() {
             let loose = self.checks[at];
             for of in 0..self.module_instances[loose.module as usize].len() {
                 let instance = self.module_instances[loose.module as usize][of];
-                resolved.extend(self.resolve_check(instance, loose.stmt));
-                if self.sink.is_flooded() {
+                let Some(check) = self.resolve_check(instance, loose.stmt) else { continue };
+                named += check.groups();
+                if named > MAX_NAMED {
+                    self.too_many_checks(loose.stmt);
+                }
+                if self.sink.is_flooded() || named > MAX_NAMED {
                     return;
                 }
+                resolved.push(check);
             }
         }
         for check in &resolved {
@@ -101,6 +111,16 @@ impl World<'_> {
                 _ => {}
             }
         }
+    }
+
+    fn too_many_checks(&mut self, stmt: StmtId) {
+        let span = self.tree.head_span(stmt);
+        let most = thousands(MAX_NAMED as u64);
+        self.sink.push(
+            Diagnostic::error(codes::TOO_LARGE, format!("the checks name more than {most} groups, all together"), span)
+                .label("with this line they do")
+                .help("one check of `[*]` covers what many lines say one by one"),
+        );
     }
 
     /// Resolves the names of checks only: there are other errors, so proofs would be about another network.
@@ -277,6 +297,14 @@ impl World<'_> {
 }
 
 impl Resolved {
+    /// How many groups of VMs it names, on both sides.
+    fn groups(&self) -> usize {
+        let ResolvedClaim::Reach(reach) = &self.claim else { return 0 };
+        let from = if let CheckSource::Vms(ranges) = &reach.from { ranges.len() } else { 1 };
+        let to = if let Target::Vms(ranges) = &reach.to { ranges.len() } else { 1 };
+        from + to
+    }
+
     fn cut(&self) -> &[u32] {
         match &self.claim {
             ResolvedClaim::Reach(reach) => &reach.without,

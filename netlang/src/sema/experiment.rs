@@ -11,13 +11,16 @@ use super::value::Value;
 use crate::diag::{Diagnostic, codes};
 use crate::plan::schedule::{merged, without};
 use crate::plan::{
-    Action, Boot, BootStep, Event, Experiment, GroupId, LinkChange, MAX_FIRINGS, Range, Repeat, TargetRange, Targets,
-    Wait, WaitFor,
+    Action, Boot, BootStep, Event, Experiment, GroupId, Ids, LinkChange, MAX_FIRINGS, Range, Repeat, TargetRange,
+    Targets, Wait, WaitFor,
 };
 use crate::source::{LineIndex, Span};
 use crate::syntax::tree::{ExprId, StmtId};
 use crate::text::{any_of, duration, nearest, thousands};
 use crate::vocab::{Kind, Property, Ty};
+
+/// Ranges of targets that all actions of a file have at most.
+const MAX_TARGET_RANGES: usize = 1 << 22;
 
 /// What other tools call things, and what they are here.
 const OTHER_WORDS: &[(&str, &str)] = &[
@@ -284,6 +287,16 @@ impl World<'_> {
         let wanted = Wanted::Action(clause.property.word);
         let among = self.target_ranges(&phrase.items, kinds, wanted)?;
         self.check_content(&among, clause.property.word, &words)?;
+        self.target_ranges += among.len();
+        if self.target_ranges > MAX_TARGET_RANGES {
+            let most = thousands(MAX_TARGET_RANGES as u64);
+            let span = self.words_span(&words);
+            self.sink.push(
+                Diagnostic::error(codes::TOO_LARGE, format!("more than {most} targets of actions"), span)
+                    .label("with these the file has too many"),
+            );
+            return None;
+        }
         let total: u64 = among.iter().map(TargetRange::count).sum();
         let count = match phrase.share {
             Some(word) => self.share(word, total)?,
@@ -299,11 +312,13 @@ impl World<'_> {
 
     /// Instances without VMs and routers without links: the action would do nothing.
     fn check_content(&mut self, among: &[TargetRange], action: &str, words: &[ExprId]) -> Option<()> {
-        let linked = |r: u32| self.data.links.iter().any(|l| l.routers.contains(&r));
-        let label = match (among, action) {
-            ([TargetRange::Routers(ids)], "set") if !ids.iter().any(linked) => "it has no links",
-            (_, "fail" | "heal" | "set") => return Some(()),
-            _ if self.vms_in(among).is_empty() => "there are no VMs in it",
+        let linked = |ids: &Ids| self.data.links.iter().any(|l| l.routers.iter().any(|r| ids.iter().contains(r)));
+        let can_change = |set: &TargetRange| !matches!(set, TargetRange::Routers(ids) if !linked(ids));
+        let label = match action {
+            "fail" | "heal" => return Some(()),
+            "set" if !among.iter().any(can_change) => "it has no links",
+            "set" => return Some(()),
+            _ if !self.has_vms(among) => "there are no VMs in it",
             _ => return Some(()),
         };
         self.empty_target(self.words_span(words), label);

@@ -73,9 +73,14 @@ impl World<'_> {
             });
             return Rows { base: self.data.externals.len() as u32 - 1, count: 1, ..Rows::default() };
         }
+        if found.kind == Kind::Link {
+            // A named link gets its rows when it is made. One that is wrong is never made and has none.
+            return Rows::default();
+        }
         if !matches!(found.kind, Kind::Lan | Kind::Vm | Kind::Router | Kind::Instance) {
             self.work += VALUE_WORK;
-            return Rows { count: 1, ..Rows::default() };
+            // A link that cannot be made has no rows; the others get theirs when they are made.
+            return Rows { count: u32::from(found.kind != Kind::Link), ..Rows::default() };
         }
         let (first, count, is_array) = self.bounds(instance, found.stmt);
         let of = match found.kind {

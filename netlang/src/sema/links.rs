@@ -24,6 +24,8 @@ use crate::text::{fnv64, mix64};
 use crate::vocab::{Kind, Ty, keyword};
 use hashbrown::{HashMap, HashSet};
 
+/// Links that a plan has at most.
+const MAX_LINKS: u64 = 1 << 20;
 /// Pairs of routers that one `each` compares.
 const MAX_PAIRS: u64 = 1 << 26;
 
@@ -342,10 +344,10 @@ impl World<'_> {
     }
 
     fn room_for_links(&mut self, more: u64, word: ExprId) -> Option<()> {
-        if more.saturating_add(self.data.links.len() as u64) <= super::instantiate::MAX_ROWS {
+        if more.saturating_add(self.data.links.len() as u64) <= MAX_LINKS {
             return Some(());
         }
-        let most = crate::text::thousands(super::instantiate::MAX_ROWS);
+        let most = crate::text::thousands(MAX_LINKS);
         self.sink.push(
             Diagnostic::error(codes::TOO_LARGE, format!("more than {most} links"), self.tree.span(word))
                 .label("with these the file has too many"),
@@ -374,7 +376,6 @@ impl World<'_> {
         self.data.links.push(LinkRow {
             name,
             stmt: common.stmt,
-            instance: common.instance,
             relation: common.head.relation,
             policy: common.policy,
             routers,

@@ -163,6 +163,7 @@ pub(crate) struct World<'a> {
     pools: Vec<declare::Loose>,
     places: Vec<declare::Loose>,
     telemetries: Vec<StmtId>,
+    target_ranges: usize,
     unsupported_spans: HashSet<crate::source::Span>,
 
     // Instances.
@@ -224,6 +225,7 @@ impl<'a> World<'a> {
             pools: Vec::new(),
             places: Vec::new(),
             telemetries: Vec::new(),
+            target_ranges: 0,
             unsupported_spans: HashSet::new(),
             values: HashMap::new(),
             value_depth: 0,

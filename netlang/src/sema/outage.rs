@@ -9,8 +9,10 @@ use crate::plan::{Action, Event, Experiment, TargetRange};
 use crate::source::Span;
 use crate::text::duration;
 
-/// So many `fail` and `heal` are compared with one another.
-const MAX_COMPARED: usize = 400;
+/// So many `fail` and `heal` are compared with one another; beyond that nobody reads the warnings.
+const MAX_COMPARED: usize = 200;
+/// So many ranges they may be of, all together.
+const MAX_RANGES: usize = 1 << 18;
 
 /// Kind, group (0 where there are none), first and one past the last: sorted, so that two lists can be merged.
 type Cover = Vec<(u8, u32, u32, u32)>;
@@ -25,7 +27,16 @@ impl World<'_> {
             return;
         }
         order.sort_by_key(|n| experiment.events[*n].at);
-        let covers: Vec<Cover> = order.iter().map(|n| self.cover(&experiment.events[*n].targets.among)).collect();
+        let mut covers: Vec<Cover> = Vec::with_capacity(order.len());
+        let mut ranges = 0;
+        for number in &order {
+            let cover = self.cover(&experiment.events[*number].targets.among);
+            ranges += cover.len();
+            if ranges > MAX_RANGES {
+                return;
+            }
+            covers.push(cover);
+        }
         for (place, number) in order.iter().enumerate() {
             let event = &experiment.events[*number];
             let earlier =
@@ -45,7 +56,7 @@ impl World<'_> {
                 continue;
             }
             // The latest of what met the same things, when that is certain.
-            let before = earlier().filter(|(_, _, cover)| meets(cover)).next_back();
+            let before = earlier().rfind(|(_, _, cover)| meets(cover));
             let heals_again =
                 earlier().any(|(e, _, cover)| e.action == Action::Heal && e.every.is_some() && meets(cover));
             if let Some((first, first_span, cover)) = before

@@ -20,9 +20,14 @@ impl World<'_> {
     /// Works out the policy of every segment.
     pub(crate) fn lan_policies(&mut self) {
         let mut ids: HashMap<LanPolicy, u32> = HashMap::new();
+        let mut same: HashMap<StmtId, u32> = HashMap::new();
         for segment in 0..self.data.segments.len() {
             let row = self.data.segments[segment];
             let stmt = self.data.names.decl(row.instance, row.decl).stmt;
+            if let Some(policy) = same.get(&stmt) {
+                self.data.segments[segment].policy = *policy;
+                continue;
+            }
             let env = self.element_env(row.instance, stmt, row.index);
             let policy = self.lan_policy(env, segment as u32, stmt);
             let next = self.data.lan_policies.len() as u32;
@@ -30,6 +35,11 @@ impl World<'_> {
                 self.data.lan_policies.push(policy);
                 next
             });
+            // Only these have values, which instances and elements may have different ones of.
+            let varies = ["storm", "dhcp"].into_iter().any(|word| self.child(stmt, word).is_some());
+            if !varies && !self.broken_dhcp.contains(&(segment as u32)) {
+                same.insert(stmt, self.data.segments[segment].policy);
+            }
         }
     }
 

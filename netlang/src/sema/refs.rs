@@ -71,8 +71,12 @@ impl World<'_> {
                 }
                 return;
             }
-            PathError::Unknown { part, similar } => {
+            PathError::Unknown { part, scope } => {
                 let (it, before) = (&parts[part], &parts[part - 1]);
+                if !self.sink.keeps_error(codes::UNKNOWN_NAME, it.span) {
+                    return;
+                }
+                let similar = self.data.names.similar(scope, &it.name);
                 let message = format!("`{}` has no part named `{}`", before.name, it.name);
                 let label =
                     similar.map_or_else(|| "not declared there".into(), |s| format!("help: did you mean `{s}`?"));

@@ -225,6 +225,19 @@ impl World<'_> {
         merged(affected.vms)
     }
 
+    /// Whether there is a VM among targets.
+    pub(crate) fn has_vms(&self, sets: &[TargetRange]) -> bool {
+        sets.iter().any(|set| match set {
+            TargetRange::Vms(range) => range.count > 0,
+            TargetRange::Instances(ids) => ids.iter().any(|i| {
+                let mut inner = Affected::default();
+                self.data.parts_of(i, &mut inner);
+                !inner.vms.is_empty()
+            }),
+            _ => false,
+        })
+    }
+
     /// A number that depends on the names of targets, and on nothing else in the file.
     pub(crate) fn targets_hash(&self, sets: &[TargetRange]) -> u64 {
         let names = &self.data.names;

@@ -10,7 +10,7 @@ syntax case match
 " Later matches win over earlier ones that start at the same place.
 syntax match fleetName /\<\l[a-z0-9_]*\>/
 syntax match fleetChoice /\<\%(accept\|aggressive\|bird\|bridge\|camera\|cpu\|default\|drop\|duration\|flood\|forward\|frr\|host\|icmp\|int\|ksm\|linux\|masquerade\|mem\|net\|off\|prefix\|qemu\|ratio\|size\|suppress\|text\|uml\|vde\)\>[.[]\@!/
-syntax match fleetOption /\<\%(apart\|as\|at\|cannot\|check\|cost\|delay\|dhcp\|diameter\|div\|each\|every\|from\|gateway\|in\|jitter\|lan\|lease\|link\|loss\|max\|mesh\|mod\|of\|on\|order\|out\|place\|rack\|rate\|reach\|reaches\|router\|seed\|tag\|tcp\|to\|together\|udp\|vm\|without\)\>[.[]\@!/
+syntax match fleetOption /\<\%(apart\|as\|at\|cannot\|check\|converged\|cost\|delay\|dhcp\|diameter\|div\|each\|end\|every\|fail\|from\|gateway\|heal\|in\|jitter\|lan\|lease\|link\|loss\|max\|mesh\|mod\|of\|on\|order\|out\|pause\|per\|place\|rack\|rate\|reach\|reaches\|reboot\|resume\|router\|run\|second\|seed\|set\|start\|stop\|tag\|tcp\|to\|together\|udp\|until\|vm\|without\)\>[.[]\@!/
 syntax match fleetMark /--\|->\|<=\|>=\|\.\.\|[=+*-]/
 syntax match fleetPart /\.\@1<=\l[a-z0-9_]*/
 syntax match fleetMethod /\.\@1<=\%(sub\|host\)(\@=/

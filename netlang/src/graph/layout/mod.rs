@@ -106,9 +106,10 @@ fn arranged(
         lines: vec![Route::default(); model.lines.len()],
         blocks: vec![Rect::default(); blocks.all.len()],
     };
-    for at in 0..blocks.all.len() {
+    // A block is placed before those within it, which stand behind it.
+    for (at, it) in placed.iter().enumerate() {
         let Rect { x, y, .. } = layout.blocks[at];
-        for (child, rect) in &placed[at].children {
+        for (child, rect) in &it.children {
             let rect = Rect { x: x + rect.x, y: y + rect.y, ..*rect };
             match *child {
                 Child::Item(item) => layout.items[item as usize] = rect,

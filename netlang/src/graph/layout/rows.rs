@@ -271,7 +271,9 @@ impl Rows {
 
     /// Spreads the pins of each side in the order of what they lead to.
     fn spread_pins(&mut self) {
-        let mut sides: Vec<[Vec<((u8, f64), usize)>; 2]> = vec![Default::default(); self.slots.len()];
+        /// What stands on one side of a slot, in the order of its keys.
+        type Side = Vec<((u8, f64), usize)>;
+        let mut sides: Vec<[Side; 2]> = vec![Default::default(); self.slots.len()];
         for hop in &self.hops {
             for (own, other) in [(Some(hop.from), hop.to), (hop.to, Some(hop.from))] {
                 let Some(own) = own.filter(|p| !self.pins[*p].fixed) else { continue };

@@ -47,10 +47,16 @@ fn collect(block: &'static [Property], words: &mut Words) {
         words.properties.insert(it.word);
         words.options.extend(it.options.iter().map(|o| o.word));
         for arg in it.args.iter().chain(it.options.iter().flat_map(|o| o.args)) {
-            if let Ty::Choice(choices) = arg.ty {
-                words.choices.extend(choices);
+            match arg.ty {
+                Ty::Choice(choices) => words.choices.extend(choices),
+                Ty::Word(word) => {
+                    words.options.insert(word);
+                }
+                _ => {}
             }
         }
+        // `at 30s fail radio`: words of the block also stand behind others.
+        words.options.extend(it.block.iter().filter(|_| it.inline).map(|p| p.word));
         collect(it.block, words);
     }
 }
