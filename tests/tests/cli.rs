@@ -51,13 +51,14 @@ fn documents_have_the_keys_that_docs_cli_promises() {
     fleet.nothing_is_left("after down --json");
 }
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "up",
     "down",
     "ps",
     "plan",
     "check",
     "fmt",
+    "graph",
     "import",
     "explain",
     "exec",

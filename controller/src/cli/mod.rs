@@ -5,6 +5,7 @@ mod connect;
 mod doctor;
 mod down;
 mod failure;
+mod graph;
 mod guest;
 mod image;
 mod import;
@@ -86,6 +87,8 @@ enum Command {
     Check(plan::CheckArgs),
     /// Format network files
     Fmt(plan::FmtArgs),
+    /// Draw FILE: a picture for people, or a graph for Graphviz
+    Graph(graph::GraphArgs),
     /// Turn a topology of another program into a network file
     Import(import::ImportArgs),
     /// Explain an error code
@@ -190,6 +193,7 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
     match cli.command {
         Command::Check(args) => plan::check(&context, &args),
         Command::Fmt(args) => plan::fmt(&context, &args),
+        Command::Graph(args) => graph::graph(&context, &args),
         Command::Import(args) => import::import(&context, &args),
         Command::Explain(args) => plan::explain(&args),
         Command::Completions(args) => complete::completions(&args),
@@ -227,6 +231,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Controller(ControllerArgs { verb: ControllerVerb::Stop, .. }) => connect::stop(context).await,
         Command::Check(_)
         | Command::Fmt(_)
+        | Command::Graph(_)
         | Command::Import(_)
         | Command::Explain(_)
         | Command::Lsp

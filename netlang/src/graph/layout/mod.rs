@@ -106,7 +106,6 @@ fn arranged(
         lines: vec![Route::default(); model.lines.len()],
         blocks: vec![Rect::default(); blocks.all.len()],
     };
-    // A block is placed before those within it, which stand behind it.
     for (at, it) in placed.iter().enumerate() {
         let Rect { x, y, .. } = layout.blocks[at];
         for (child, rect) in &it.children {

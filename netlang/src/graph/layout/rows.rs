@@ -271,9 +271,7 @@ impl Rows {
 
     /// Spreads the pins of each side in the order of what they lead to.
     fn spread_pins(&mut self) {
-        /// What stands on one side of a slot, in the order of its keys.
-        type Side = Vec<((u8, f64), usize)>;
-        let mut sides: Vec<[Side; 2]> = vec![Default::default(); self.slots.len()];
+        let mut sides: Vec<[Vec<(PinKey, usize)>; 2]> = vec![Default::default(); self.slots.len()];
         for hop in &self.hops {
             for (own, other) in [(Some(hop.from), hop.to), (hop.to, Some(hop.from))] {
                 let Some(own) = own.filter(|p| !self.pins[*p].fixed) else { continue };
@@ -369,7 +367,9 @@ impl Rows {
 }
 
 /// What the pins of a part are sorted by.
-fn pin_key(middle: f64, towards: f64, level: bool) -> (u8, f64) {
+type PinKey = (u8, f64);
+
+fn pin_key(middle: f64, towards: f64, level: bool) -> PinKey {
     // Of lines that stay level, the one that goes the farthest is the innermost, and goes around the others.
     match (level, towards < middle) {
         (true, true) => (1, -towards),
