@@ -38,7 +38,7 @@ impl BlockKind {
     const ALL: [(BlockKind, &'static str); 4] =
         [(BlockKind::Host, "host"), (BlockKind::Link, "link"), (BlockKind::Net, "net"), (BlockKind::Vni, "vni")];
 
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         Self::ALL.iter().find(|(k, _)| *k == self).map_or("", |(_, w)| w)
     }
 
@@ -54,6 +54,8 @@ struct Entry {
     start: u32,
     end: u32,
     extents: Extents,
+    /// The file that was compiled has the declaration.
+    used: bool,
 }
 
 /// The blocks of one experiment. Paths are kept in one text: there may be a million of them.
@@ -90,6 +92,26 @@ impl Section {
         self.entry(kind, path).clone_from(extents);
     }
 
+    /// The blocks of a declaration of the file, which has none if it is new.
+    pub(crate) fn entry(&mut self, kind: BlockKind, path: &str) -> &mut Extents {
+        let at = self.number(kind, path);
+        let entry = &mut self.entries[at];
+        entry.used = true;
+        &mut entry.extents
+    }
+
+    /// A copy in which no declaration is used yet.
+    pub(crate) fn renewed(&self) -> Section {
+        let mut section = self.clone();
+        section.entries.iter_mut().for_each(|entry| entry.used = false);
+        section
+    }
+
+    /// Whether a declaration was given its blocks, by the file's being compiled.
+    pub(crate) fn is_used(&self, kind: BlockKind, path: &str) -> bool {
+        self.find(self.hasher.hash_one((kind, path)), kind, path).is_some_and(|at| self.entries[at].used)
+    }
+
     /// Makes room for so many more declarations.
     pub(crate) fn reserve(&mut self, more: usize) {
         let Section { text, entries, table, hasher } = self;
@@ -97,18 +119,23 @@ impl Section {
         table.reserve(more, |at| entries[*at as usize].hash(text, hasher));
     }
 
-    /// The blocks of a declaration, which has none if it is new.
-    pub(crate) fn entry(&mut self, kind: BlockKind, path: &str) -> &mut Extents {
+    /// The number of a declaration, which has no blocks if it is new.
+    fn number(&mut self, kind: BlockKind, path: &str) -> usize {
         let hash = self.hasher.hash_one((kind, path));
-        let at = self.find(hash, kind, path).unwrap_or_else(|| {
+        self.find(hash, kind, path).unwrap_or_else(|| {
             let (start, at) = (self.text.len() as u32, self.entries.len());
             self.text.push_str(path);
-            self.entries.push(Entry { kind, start, end: self.text.len() as u32, extents: Extents::default() });
+            self.entries.push(Entry {
+                kind,
+                start,
+                end: self.text.len() as u32,
+                extents: Extents::default(),
+                used: false,
+            });
             let Section { text, entries, table, hasher } = self;
             table.insert_unique(hash, at as u32, |at| entries[*at as usize].hash(text, hasher));
             at
-        });
-        &mut self.entries[at].extents
+        })
     }
 
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (BlockKind, &str, &Extents)> {
@@ -190,7 +217,8 @@ impl Lock {
                 return Err(fail("a block before the first [experiment]".to_owned()));
             };
             let (kind, path, extent) = parse_block(line).ok_or_else(|| fail(format!("cannot read `{line}`")))?;
-            let extents = section.entry(kind, path);
+            let at = section.number(kind, path);
+            let extents = &mut section.entries[at].extents;
             if extents.0.len() == MAX_BLOCKS {
                 return Err(fail(format!("more than {MAX_BLOCKS} blocks for {path}")));
             }
@@ -252,20 +280,25 @@ impl fmt::Display for Lock {
             blocks.sort_unstable_by_key(|(kind, path, _)| (*kind, *path));
             for (kind, path, extents) in blocks {
                 for extent in &extents.0 {
-                    write!(f, "{} {path} ", kind.word())?;
-                    match kind.has_prefix() {
-                        true => write!(f, "{}/{}", std::net::Ipv4Addr::from(extent.base), extent.len)?,
-                        false => write!(f, "{}", extent.base)?,
-                    }
-                    for (i, (from, until)) in extent.bounds.iter().enumerate() {
-                        write!(f, "{}[{from}..{until}]", if i == 0 { " " } else { "" })?;
-                    }
-                    writeln!(f)?;
+                    writeln!(f, "{} {path} {}", kind.word(), block_text(kind, extent))?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// What stands behind the path: `10.0.0.0/24 [0..4]`.
+pub(crate) fn block_text(kind: BlockKind, extent: &Extent) -> String {
+    let mut text = match kind.has_prefix() {
+        true => format!("{}/{}", std::net::Ipv4Addr::from(extent.base), extent.len),
+        false => extent.base.to_string(),
+    };
+    for (i, (from, until)) in extent.bounds.iter().enumerate() {
+        text.push_str(if i == 0 { " " } else { "" });
+        text.push_str(&format!("[{from}..{until}]"));
+    }
+    text
 }
 
 fn parse_block(line: &str) -> Option<(BlockKind, &str, Extent)> {

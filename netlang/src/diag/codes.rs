@@ -138,6 +138,8 @@ codes! {
     BAD_SAMPLE = "E0709";
     /// Samples too close together.
     TOO_OFTEN = "E0710";
+    /// Demands about hosts that contradict one another.
+    PLACE_CONTRADICTION = "E0602";
     /// A check that must reach and does not.
     CHECK_UNREACHABLE = "E0801";
     /// A check that must not reach and does.
@@ -174,4 +176,6 @@ codes! {
     HEAL_WHOLE = "W0702";
     /// A `fail` of what has failed already.
     FAILED_ALREADY = "W0703";
+    /// A demand about hosts without effect.
+    PLACE_NO_EFFECT = "W0601";
 }

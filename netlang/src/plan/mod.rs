@@ -7,9 +7,11 @@ mod choose;
 pub(crate) mod closed;
 mod duties;
 mod fold;
+mod folded;
 pub(crate) mod form;
 pub(crate) mod names;
 pub(crate) mod path;
+pub(crate) mod placement;
 pub(crate) mod route;
 pub(crate) mod routing;
 pub(crate) mod rows;
@@ -23,6 +25,8 @@ mod view;
 pub use choose::Choice;
 pub use duties::{Bgp, BgpNeighbour, BgpRole, Firewall, Nat};
 pub use fold::fold_indices;
+pub use folded::{FoldedGroup, FoldedLink, FoldedPlan, FoldedRouter, FoldedSegment};
+pub use placement::{PlaceRule, PlaceSummary, Spread};
 pub(crate) use routing::NatRow;
 pub use routing::{DhcpRange, LanPolicy, LinkPolicy, OspfInterface, Protocol, SwitchKind};
 pub use rows::Relation;
@@ -32,7 +36,8 @@ pub use schedule::{
 };
 pub use schedule_text::{BootSummary, EventSummary, ExperimentSummary};
 pub use summary::{
-    BgpSummary, GroupSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary, Totals,
+    BgpSummary, GroupSummary, InterfaceSummary, Interval, LinkSummary, PlanSummary, RouterSummary, SegmentSummary,
+    Totals,
 };
 pub use target::TargetError;
 pub use telemetry::{Capture, Metric, Sample, Telemetry, TelemetrySummary};

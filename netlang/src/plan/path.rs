@@ -190,6 +190,35 @@ impl Data {
     }
 }
 
+impl Data {
+    /// The VMs and routers among what a path selected, with all that is in instances; sorted, ranges merged.
+    pub(crate) fn placed_of(&self, selected: &[Selected]) -> (Vec<Range>, Vec<u32>) {
+        let mut ranges = self.vms_of(selected);
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, before| {
+            let touches = next.group == before.group && next.first <= before.indices().end;
+            if touches {
+                before.count = before.count.max(next.indices().end - before.first);
+            }
+            touches
+        });
+        let mut routers = Vec::new();
+        let mut open: Vec<Selected> = selected.to_vec();
+        while let Some(it) = open.pop() {
+            let rows = self.names.rows(it.instance, it.decl);
+            let base = rows.base + (it.first - rows.first);
+            match it.kind {
+                Kind::Router => routers.extend(base..base + it.count),
+                Kind::Instance => open.extend((base..base + it.count).flat_map(|i| self.names.everything(i))),
+                _ => {}
+            }
+        }
+        routers.sort_unstable();
+        routers.dedup();
+        (ranges, routers)
+    }
+}
+
 impl Names {
     /// Every declaration of an instance.
     pub(crate) fn everything(&self, instance: u32) -> Vec<Selected> {

@@ -2,6 +2,7 @@
 
 use super::form::{Form, Forms};
 use super::names::Names;
+use super::placement::PlaceRow;
 use super::routing::{BgpRow, ExternalRow, FirewallRow, LanPolicy, LinkPolicy, NatRow, OspfInterface, RuleRow, Zones};
 use super::schedule::Experiment;
 use super::telemetry::Telemetry;
@@ -197,6 +198,9 @@ pub(crate) struct Data {
     pub(crate) checks: Vec<Check>,
     pub(crate) experiments: Vec<Experiment>,
     pub(crate) telemetry: Option<Telemetry>,
+    /// What the file says about hosts, and the statements that say it.
+    pub(crate) places: Vec<PlaceRow>,
+    pub(crate) place_texts: Vec<Box<str>>,
     /// What cannot be run yet: place and words.
     pub(crate) unsupported: Vec<(crate::source::Span, String)>,
     /// For each segment the NIC rows that may be on it.

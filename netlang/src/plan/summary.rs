@@ -1,9 +1,10 @@
 //! What `fleet plan` shows: sums, segments, groups as ranges. Its size goes with the declarations, not the VMs.
 
 use super::duties::BgpRole;
+use super::rows::{InterfaceRow, On};
 use super::{
     Experiment, ExperimentSummary, External, Firewall, HypervisorKind, KsmMode, LanPolicy, LinkId, LinkPolicy, Nat,
-    Plan, Relation, RouterKind, SegmentId, Telemetry, TelemetrySummary,
+    PlaceSummary, Plan, Relation, RouterKind, SegmentId, Telemetry, TelemetrySummary,
 };
 use crate::address::prefix::Prefix;
 use hashbrown::HashMap;
@@ -27,6 +28,8 @@ pub struct PlanSummary {
     pub links: Vec<LinkSummary>,
     /// Networks outside.
     pub externals: Vec<External>,
+    /// What the file says about hosts.
+    pub places: Vec<PlaceSummary>,
     /// The text of the `check` lines.
     pub checks: Vec<String>,
     /// What happens when.
@@ -124,6 +127,8 @@ pub struct RouterSummary {
     pub kind: RouterKind,
     /// Addresses of its interfaces.
     pub addresses: Vec<Ipv4Addr>,
+    /// Its interfaces, eth0 first.
+    pub interfaces: Vec<InterfaceSummary>,
     /// The OSPF areas that it is in, in ascending order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ospf_areas: Vec<u32>,
@@ -136,6 +141,19 @@ pub struct RouterSummary {
     /// Translations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nat: Vec<Nat>,
+}
+
+/// A router's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InterfaceSummary {
+    /// `segment`, `link` or `external`.
+    pub on: &'static str,
+    /// The name of the segment, link or external network.
+    pub network: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Length of the prefix on it.
+    pub prefix_len: u8,
 }
 
 /// A router's BGP, its sessions counted by what the neighbour is.
@@ -164,6 +182,12 @@ pub struct LinkSummary {
     pub prefix: Prefix,
     /// The ends' routers.
     pub routers: [String; 2],
+    /// The ends' addresses.
+    pub addresses: [Ipv4Addr; 2],
+    /// What a route over it costs.
+    pub cost: u32,
+    /// Largest packet, in bytes.
+    pub mtu: u16,
     /// What the ends are to each other, if both speak BGP.
     pub relation: Relation,
     /// How it is shaped.
@@ -217,6 +241,7 @@ impl Plan {
                     bgp: self.bgp_summary(id, &members),
                     firewall: data.firewall_of(id),
                     nat: data.nats_of(id).iter().map(|n| Nat::from(*n)).collect(),
+                    interfaces: data.interfaces_of(id).iter().map(|i| self.interface_summary(i)).collect(),
                 })
                 .collect(),
             links: (0..data.links.len() as u32)
@@ -224,12 +249,18 @@ impl Plan {
                 .map(|l| LinkSummary {
                     prefix: data.links[l.id.0 as usize].prefix,
                     routers: [l.a.0, l.b.0].map(|r| name(&data.routers[r.0 as usize])),
+                    addresses: data.links[l.id.0 as usize]
+                        .interfaces
+                        .map(|i| Ipv4Addr::from(data.interfaces[i as usize].ip)),
+                    cost: l.cost,
+                    mtu: l.mtu,
                     name: l.name,
                     relation: l.relation,
                     policy: l.policy,
                 })
                 .collect(),
             externals: self.externals().collect(),
+            places: self.place_rules(),
             checks: data.checks.iter().map(|c| c.text.clone()).collect(),
             experiments: data.experiments.iter().map(Experiment::summary).collect(),
             telemetry: data.telemetry.as_ref().map(Telemetry::summary),
@@ -264,6 +295,19 @@ impl Plan {
             }
         }
         Some(summary)
+    }
+
+    fn interface_summary(&self, row: &InterfaceRow) -> InterfaceSummary {
+        let data = &self.data;
+        let (on, network) = match row.on {
+            On::Segment(s) => {
+                let segment = &data.segments[s as usize];
+                ("segment", data.names.path(segment.instance, segment.decl, segment.index))
+            }
+            On::Link(l) => ("link", data.link_name(l)),
+            On::External(e) => ("external", data.names.path(0, data.externals[e as usize].decl, None)),
+        };
+        InterfaceSummary { on, network, address: Ipv4Addr::from(row.ip), prefix_len: data.network_of(row.on).0.len() }
     }
 
     fn group_summary(&self, group: usize, ports: &mut [u32], totals: &mut Totals) -> GroupSummary {

@@ -58,7 +58,7 @@ impl World<'_> {
     /// Gives every NIC its host numbers, every lan its prefix and VNI, and every link its prefix.
     pub(crate) fn allot(&mut self) {
         let mut section = match self.lock.section(&self.data.experiment) {
-            Some(section) => (**section).clone(),
+            Some(section) => section.renewed(),
             None => Section::default(),
         };
         self.lan_classes();

@@ -28,6 +28,7 @@ mod nics;
 mod ospf;
 mod ospf_checks;
 mod outage;
+mod place;
 mod policies;
 mod pools;
 mod refs;
@@ -273,6 +274,7 @@ impl<'a> World<'a> {
         self.links();
         self.experiments();
         self.telemetry();
+        self.places();
         self.allot();
         self.interfaces();
         self.ospf();

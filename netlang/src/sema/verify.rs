@@ -272,7 +272,11 @@ impl World<'_> {
                 ports[segment as usize] += u64::from(self.data.forms.count(nic.segment, &indices, segment));
             }
         }
-        for (segment, ports) in ports.into_iter().enumerate().filter(|(_, p)| *p > MAX_PORTS) {
+        let over: Vec<(usize, u64)> = ports.into_iter().enumerate().filter(|(_, p)| *p > MAX_PORTS).collect();
+        for (segment, ports) in over {
+            if self.most_on_a_host(segment as u32) <= MAX_PORTS {
+                continue;
+            }
             full.insert(segment as u32);
             let row = self.data.segments[segment];
             let decl = *self.data.names.decl(row.instance, row.decl);
@@ -287,12 +291,32 @@ impl World<'_> {
             if let Some(group) = widest.map(|g| self.data.groups[g as usize]).max_by_key(|g| g.count) {
                 let group_decl = self.data.names.decl(group.instance, group.decl);
                 it = it.also(group_decl.span, format!("{} of them", thousands(u64::from(group.count))));
+                let path = self.data.names.path(group.instance, group.decl, None);
+                it = it.help(format!("or spread it over several hosts: `place {path} {{ per host 1000 }}`"));
             }
-            self.sink.push(it.help(format!(
-                "split the lan: `lan part[i in 0..{}]`, and `on part[i mod {0}]`",
-                ports.div_ceil(MAX_PORTS)
-            )));
+            it.help.insert(
+                0,
+                format!("split the lan: `lan part[i in 0..{}]`, and `on part[i mod {0}]`", ports.div_ceil(MAX_PORTS)),
+            );
+            self.sink.push(it);
         }
         full
+    }
+
+    /// How many ports of a segment one host can come to have, as `apart` and `per host` bound it.
+    fn most_on_a_host(&self, segment: u32) -> u64 {
+        let routers = self.data.segment_interfaces.of(segment).len() as u64;
+        let nics = self.data.segment_nics.of(segment).iter().map(|nic| {
+            let nic = &self.data.nics[*nic as usize];
+            let count = self.data.forms.count(nic.segment, &self.data.indices(nic.group), segment);
+            let size = self.data.groups[nic.group as usize].count;
+            let rules = self.data.places.iter().filter_map(|place| place.rule.most_per_host().zip(Some(place)));
+            let whole = rules.filter(|(_, place)| {
+                let of_group = place.ranges.iter().filter(|range| range.group.0 == nic.group);
+                of_group.map(|range| range.count).sum::<u32>() == size
+            });
+            u64::from(whole.map(|(most, _)| most).min().map_or(count, |most| count.min(most)))
+        });
+        routers + nics.sum::<u64>()
     }
 }
