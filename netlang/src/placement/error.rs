@@ -4,7 +4,7 @@
 fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)];
     // The smaller unit while it says more: 1,536 MiB, not 1 GiB.
-    match UNITS.iter().find(|(_, unit)| bytes >= unit * 10 || (bytes >= *unit && bytes % unit == 0)) {
+    match UNITS.iter().find(|(_, unit)| bytes >= unit * 10 || (bytes >= *unit && bytes.is_multiple_of(*unit))) {
         Some((name, unit)) => format!("{} {name}", crate::text::thousands(bytes.div_ceil(*unit))),
         None => format!("{} KiB", crate::text::thousands(bytes.div_ceil(1024))),
     }

@@ -20,7 +20,7 @@ syntax match fleetAddress /[[:alnum:]_.]\@1<!\/\d\+\>/
 syntax match fleetInstance /^\s*\zs\l[a-z0-9_]*\ze\s\+\l[a-z0-9_]*\s*[[{]/
 syntax match fleetProperty /\%(\%(^\|[{;}]\)\s*\)\@80<=\%(allow\|apart\|area\|arp\|asn\|at\|bgp\|boot\|collect\|console\|cost\|cpu\|dead\|default\|delay\|deny\|dhcp\|end\|every\|fail\|firewall\|gateway\|heal\|hello\|host\|hosts\|hypervisor\|image\|interface\|isolate\|kind\|ksm\|learn\|loss\|mem\|mtu\|nat\|needs\|net\|on\|originate\|ospf\|passive\|pause\|pcap\|per\|place\|rate\|reboot\|resume\|routes\|run\|sample\|set\|sha256\|start\|stop\|storm\|switch\|together\|wait\)\>/
 syntax match fleetKeyword /\%(\%(^\|[{;}]\)\s*\)\@80<=\%(check\|default\|experiment\|external\|image\|lan\|language\|let\|link\|module\|param\|place\|pool\|router\|telemetry\|vm\)\>/
-syntax match fleetDeclared /\%(\%(^\|[{;}]\)\s*\%(experiment\|external\|image\|lan\|let\|module\|param\|router\|vm\)\s\+\)\@80<=\l[a-z0-9_]*/
+syntax match fleetDeclared /\%(^\s*\%(experiment\|external\|image\|lan\|let\|module\|param\|router\|vm\)\s\+\)\@80<=\l[a-z0-9_]*/
 syntax match fleetText /"[^"]*"\?/ contains=@Spell
 syntax match fleetComment /#.*$/ contains=fleetTodo,@Spell
 syntax keyword fleetTodo contained TODO FIXME
