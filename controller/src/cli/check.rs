@@ -42,7 +42,7 @@ pub fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Failure> {
                 let vms = output::plural(plan.total_vms(), "VM");
                 output::say!("{}: ok, {vms}, {proved}", file.display());
                 if let Some(words) = not_yet_text(plan) {
-                    output::say!("  {words}");
+                    output::say!("{}", output::wrap(&format!("  {words}")));
                 }
             }
             None => source::show(context, &compilation.diagnostics, &source),

@@ -82,7 +82,7 @@ fn print(
     show::plan(&loaded.plan, hosts, placement, args.all);
     output::say!();
     if let Some(words) = not_yet_text(&loaded.plan) {
-        output::say!("{words}");
+        output::say!("{}", output::wrap(&words));
         return;
     }
     let Some(difference) = difference else {

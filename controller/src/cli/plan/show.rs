@@ -6,6 +6,8 @@ use crate::cli::output::{self, Table};
 
 /// Rows of a table that are shown without `--all`.
 const ROWS: usize = 20;
+/// Hosts that are shown without `--all`: they are mostly alike.
+const HOSTS: usize = 8;
 /// Characters of a name, and of what a host runs, without `--all`, so that a line has 80 at most.
 const NAME: usize = 30;
 const RUNS: usize = 34;
@@ -21,10 +23,7 @@ pub fn plan(plan: &Plan, hosts: &[Host], placement: Result<&Placement, &PlaceErr
         folded(&plan.folded(&summary));
     }
     externals(&summary);
-    for rule in &summary.places {
-        let sets = if rule.sets > 1 { format!(" ({} times)", rule.sets) } else { String::new() };
-        output::say!("\n{}{sets}: {}", rule.text, rule.rule);
-    }
+    rules(&summary);
     if !summary.checks.is_empty() {
         output::say!("\n{}", output::plural(summary.checks.len() as u64, "`check` line"));
     }
@@ -55,19 +54,20 @@ fn where_it_runs(plan: &Plan, hosts: &[Host], placement: Result<&Placement, &Pla
     let placement = match placement {
         Ok(placement) => placement,
         Err(error) if hosts.len() == 1 => {
-            output::say!("does not fit on this host: {error}");
+            output::say!("{}", output::wrap(&format!("cannot run on this host alone: {error}")));
             output::say!("  `--hosts FILE` plans for other hosts");
             return;
         }
         Err(error) => {
-            output::say!("does not fit on {}: {error}", output::plural(hosts.len() as u64, "host"));
+            let hosts = output::plural(hosts.len() as u64, "host");
+            output::say!("{}", output::wrap(&format!("cannot run on the {hosts} given: {error}")));
             return;
         }
     };
     let mut table = Table::new(&["HOST", "VMS", "MEMORY", "RUNS"]);
     let used: Vec<_> =
         placement.hosts.iter().zip(hosts).filter(|(on, _)| on.vms > 0 || !on.routers.is_empty()).collect();
-    for (on, host) in used.iter().take(limit(all)) {
+    for (on, host) in used.iter().take(if all { usize::MAX } else { HOSTS }) {
         let ranges = on.ranges.iter().filter_map(|range| {
             let group = plan.find_group(&range.group)?;
             plan.range_name(netlang::Range { group, first: range.first, count: range.count })
@@ -81,7 +81,9 @@ fn where_it_runs(plan: &Plan, hosts: &[Host], placement: Result<&Placement, &Pla
         ]);
     }
     table.print();
-    more(used.len(), all, "hosts");
+    if !all && used.len() > HOSTS {
+        output::say!("and {} more hosts (--all)", used.len() - HOSTS);
+    }
     let empty = placement.hosts.len() - used.len();
     if empty > 0 {
         output::say!("{} stay{} empty", output::plural(empty as u64, "host"), if empty == 1 { "s" } else { "" });
@@ -212,6 +214,17 @@ fn rows<T>(headings: &[&str], items: &[T], all: bool, what: &str, row: impl Fn(&
     }
     table.print();
     more(items.len(), all, what);
+}
+
+/// What the file says about hosts, a line a statement.
+fn rules(summary: &PlanSummary) {
+    for (at, rule) in summary.places.iter().enumerate() {
+        let sets = if rule.sets > 1 { format!(" ({} times)", rule.sets) } else { String::new() };
+        // `place together` says it all by itself.
+        let demand = rule.rule.to_string();
+        let demand = if rule.text.contains(&demand) { String::new() } else { format!(": {demand}") };
+        output::say!("{}{}{demand}{sets}", if at == 0 { "\n" } else { "" }, rule.text);
+    }
 }
 
 fn externals(summary: &PlanSummary) {
