@@ -5,8 +5,8 @@
 use netlang::ide::grammar;
 use std::path::Path;
 
-/// Set to write the files instead of comparing them: `FLEET_WRITE_GRAMMARS=1 cargo test -p netlang --test editors`.
-const WRITE: &str = "FLEET_WRITE_GRAMMARS";
+/// Set to write the files instead of comparing them: `FLEET_WRITE=1 cargo test -p netlang --test editors`.
+const WRITE: &str = "FLEET_WRITE";
 
 fn compare(file: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("editors").join(file);
