@@ -3,15 +3,18 @@
 use std::path::Path;
 
 use fleet_vm::VmSpec;
+use netlang::HypervisorKind;
 use thiserror::Error;
+
+use crate::choose::hypervisor_kind;
 
 const MIB: u64 = 1024 * 1024;
 /// What a QEMU process needs beside its guest's memory: code, heap, translated blocks (16 MiB under TCG).
 const QEMU_OVERHEAD: u64 = 40 * MIB;
 /// What a UML process needs beside its guest's memory.
 const UML_OVERHEAD: u64 = 2 * MIB;
-/// What is left to the host.
-const RESERVE: u64 = 256 * MIB;
+/// What is left to the host, in bytes.
+pub const RESERVE: u64 = 256 * MIB;
 
 /// The VMs do not fit.
 #[derive(Debug, Error)]
@@ -34,9 +37,17 @@ pub struct AdmissionError {
     pub what: String,
 }
 
+/// Bytes that a VM's process needs beside its guest's memory.
+pub fn overhead(hypervisor: HypervisorKind) -> u64 {
+    match hypervisor {
+        HypervisorKind::Uml => UML_OVERHEAD,
+        HypervisorKind::Qemu => QEMU_OVERHEAD,
+    }
+}
+
 /// Bytes that a VM may come to use: its guest's memory and its process.
 fn commitment(spec: &VmSpec) -> u64 {
-    spec.memory_bytes + if spec.hypervisor == "uml" { UML_OVERHEAD } else { QEMU_OVERHEAD }
+    spec.memory_bytes + hypervisor_kind(&spec.hypervisor).map_or(QEMU_OVERHEAD, overhead)
 }
 
 /// Memory of the host, in bytes.

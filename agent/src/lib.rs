@@ -35,6 +35,7 @@ mod slice;
 mod slot;
 mod teardown;
 
+pub use admit::{RESERVE, overhead};
 pub use agent::{Agent, AgentError};
 pub use config::AgentConfig;
 pub use experiment::any_remembered;

@@ -21,8 +21,12 @@ fn documents_have_the_keys_that_docs_cli_promises() {
     has(&fleet.json(&["check", &file])["files"][0], &["file", "ok", "diagnostics"]);
     let plan = fleet.json(&["plan", &file]);
     assert!(plan["difference"].is_null(), "nothing runs yet: {plan:#}");
-    has(&plan["plan"], &["experiment", "totals", "groups", "segments", "routers", "links", "checks"]);
-    has(&fleet.json(&["fmt", "--check", &file]), &["changed", "check"]);
+    has(&plan, &["version", "plan", "hosts", "placement", "refused", "lock", "pruned", "difference", "unsupported"]);
+    has(&plan["plan"], &["experiment", "totals", "groups", "segments", "routers", "links", "places", "checks"]);
+    has(&plan["plan"]["routers"][0]["interfaces"][0], &["on", "network", "address", "prefix_len"]);
+    has(&plan["placement"]["hosts"][0], &["host", "ranges", "routers", "vms", "cpus", "memory"]);
+    has(&plan["lock"], &["new", "gone", "grown", "moved"]);
+    has(&fleet.json(&["fmt", "--check", &file]), &["changed", "check", "wrong"]);
     has(&fleet.json(&["image", "ls"])["images"][0], &["name", "id", "size_bytes", "uml", "x86", "damage"]);
     has(&fleet.run(&["--json", "doctor"]).json(), &["ok", "findings"]);
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueHint};
 use fleet_import::{ImportError, Imported};
 
-use super::{Context, Exit, Failure, output, plan};
+use super::{Context, Exit, Failure, fmt, output};
 
 #[derive(Args, Debug)]
 pub struct ImportArgs {
@@ -73,5 +73,5 @@ fn write(out: &Path, text: &str, force: bool) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{} is there already", out.display()))
             .help("give another name, or replace it with --force"));
     }
-    plan::replace(out, text)
+    fmt::replace(out, text)
 }

@@ -1,10 +1,12 @@
 //! The program `fleet`: what can be said on its command line, and which file answers it.
 
+mod check;
 mod complete;
 mod connect;
 mod doctor;
 mod down;
 mod failure;
+mod fmt;
 mod graph;
 mod guest;
 mod image;
@@ -81,18 +83,18 @@ enum Command {
     Down(down::DownArgs),
     /// Show what runs
     Ps(ps::PsArgs),
-    /// Show what FILE means: groups, addresses, sums, and the difference to what runs
+    /// Show what FILE means: hosts, groups, addresses, sums, and what `up` would change
     Plan(plan::PlanArgs),
     /// Check FILE and prove its `check` lines on the plan; nothing is contacted
-    Check(plan::CheckArgs),
+    Check(check::CheckArgs),
     /// Format network files
-    Fmt(plan::FmtArgs),
+    Fmt(fmt::FmtArgs),
     /// Draw FILE: a picture for people, or a graph for Graphviz
     Graph(graph::GraphArgs),
     /// Turn a topology of another program into a network file
     Import(import::ImportArgs),
     /// Explain an error code
-    Explain(plan::ExplainArgs),
+    Explain(check::ExplainArgs),
     /// Serve an editor: errors, completion, hover, renaming (the editor starts this)
     Lsp,
     /// Run a command in guests
@@ -191,11 +193,11 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
     let context = Context { config, json: cli.global.json, color };
     // These need no runtime, and `completions` must work for any user.
     match cli.command {
-        Command::Check(args) => plan::check(&context, &args),
-        Command::Fmt(args) => plan::fmt(&context, &args),
+        Command::Check(args) => check::check(&context, &args),
+        Command::Fmt(args) => fmt::fmt(&context, &args),
         Command::Graph(args) => graph::graph(&context, &args),
         Command::Import(args) => import::import(&context, &args),
-        Command::Explain(args) => plan::explain(&args),
+        Command::Explain(args) => check::explain(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Image(args) => image::image(&context, &args),
         Command::Controller(ControllerArgs { verb: ControllerVerb::Run, agent, background, .. }) => {

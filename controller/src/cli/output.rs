@@ -83,6 +83,25 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// A text in lines of 80 characters at most, those after the first indented by two.
+pub fn wrap(text: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if width > 0 && width + 1 + length > 80 {
+            out.push_str("\n  ");
+            width = 2;
+        } else if width > 0 {
+            out.push(' ');
+            width += 1;
+        }
+        out.push_str(word);
+        width += length;
+    }
+    out
+}
+
 /// A span of time for people: "380 ms", "4.2 s", "3 min 20 s", "2 h 5 min".
 pub fn duration(ms: u64) -> String {
     match ms {

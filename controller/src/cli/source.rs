@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use netlang::{Lock, Plan, RenderOptions, Source};
+use netlang::{Lock, LockDifference, Plan, RenderOptions, Source};
 
 use super::{Context, Exit, Failure, output};
 
@@ -17,8 +17,12 @@ pub struct Loaded {
     pub plan: Plan,
     /// The lock of its folder, brought up to date.
     pub lock: Lock,
+    /// The lock as it is on disk.
+    pub lock_before: Lock,
+    /// What `fleet up` would change in it.
+    pub lock_difference: LockDifference,
     lock_path: PathBuf,
-    lock_before: String,
+    lock_text: String,
 }
 
 impl Loaded {
@@ -27,8 +31,16 @@ impl Loaded {
     /// # Errors
     /// When the folder cannot be written.
     pub fn write_lock(&self) -> Result<(), Failure> {
-        let text = self.lock.to_string();
-        if text == self.lock_before {
+        self.replace_lock(&self.lock)
+    }
+
+    /// Writes another lock in its place.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn replace_lock(&self, lock: &Lock) -> Result<(), Failure> {
+        let text = lock.to_string();
+        if text == self.lock_text {
             return Ok(());
         }
         let new = self.lock_path.with_extension("lock.new");
@@ -54,15 +66,18 @@ pub enum Purpose {
 /// When a file cannot be read or the network file is wrong.
 pub fn load(context: &Context, path: &Path, purpose: Purpose) -> Result<Loaded, Failure> {
     let source = read(path)?;
-    let (lock, lock_before) = read_lock(path)?;
+    let (lock_before, lock_text) = read_lock(path)?;
     let lock_path = path.with_file_name(LOCK_FILE);
     let compilation = match purpose {
-        Purpose::Run => netlang::compile(&source, &lock),
-        Purpose::Look => netlang::design(&source, &lock),
+        Purpose::Run => netlang::compile(&source, &lock_before),
+        Purpose::Look => netlang::design(&source, &lock_before),
     };
     show(context, &compilation.diagnostics, &source);
+    let lock_difference = compilation.lock_difference(&lock_before);
     match compilation.plan {
-        Some(plan) => Ok(Loaded { source, plan, lock: compilation.lock, lock_path, lock_before }),
+        Some(plan) => {
+            Ok(Loaded { source, plan, lock: compilation.lock, lock_before, lock_difference, lock_path, lock_text })
+        }
         None => Err(Failure { exit: Exit::Usage, message: String::new(), help: None }),
     }
 }
