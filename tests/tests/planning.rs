@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use fleet_tests::Fleet;
 
 /// A folder with files; removed at the end.
-fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, impl Fn(&str) -> String) {
+fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, impl Fn(&str) -> String + use<>) {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().to_owned();
     for (name, text) in files {
