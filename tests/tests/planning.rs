@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use fleet_tests::Fleet;
 
 /// A folder with files; removed at the end.
-fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, impl Fn(&str) -> String) {
+fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, impl Fn(&str) -> String + use<>) {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().to_owned();
     for (name, text) in files {
@@ -15,7 +15,8 @@ fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, impl Fn(&str) -> String
     (folder, move |name: &str| path.join(name).display().to_string())
 }
 
-const NET: &str = "lan office\nvm web[0..40] { on office }\nvm db { on office }\nplace web { per host 10; hosts tag \"core\" }\n";
+const NET: &str =
+    "lan office\nvm web[0..40] { on office }\nvm db { on office }\nplace web { per host 10; hosts tag \"core\" }\n";
 
 fn hosts(count: usize) -> String {
     let host = |n| format!("[[host]]\nname = \"h{n}\"\ntags = [\"core\"]\nmemory = \"4GiB\"\ncores = 4\n");
@@ -25,13 +26,15 @@ fn hosts(count: usize) -> String {
 #[test]
 fn a_file_of_hosts_is_planned_for_or_refused_with_the_sums() {
     let fleet = Fleet::new();
-    let (_folder, path) = folder(&[("net.fleet", NET), ("four.toml", &hosts(4)), ("three.toml", &hosts(3)), ("bad.toml", "x = 1")]);
+    let (_folder, path) =
+        folder(&[("net.fleet", NET), ("four.toml", &hosts(4)), ("three.toml", &hosts(3)), ("bad.toml", "x = 1")]);
     let shown = fleet.ok(&["plan", &path("net.fleet"), "--hosts", &path("four.toml")]).stdout;
     for words in ["h1", "web[0..10]", "place web: hosts with tag core, at most 10 per host", "web[0..40]  40"] {
         assert!(shown.contains(words), "no `{words}` in:\n{shown}");
     }
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
-    let _ = fleet.run(&["plan", &path("net.fleet"), "--hosts", &path("three.toml")]).code(2).says(&["4 hosts are needed"]);
+    let _ =
+        fleet.run(&["plan", &path("net.fleet"), "--hosts", &path("three.toml")]).code(2).says(&["4 hosts are needed"]);
     let _ = fleet.run(&["plan", &path("net.fleet"), "--hosts", &path("bad.toml")]).code(2).says(&["[[host]]"]);
     // Without hosts to be held to, a plan that this host cannot run is still shown.
     let _ = fleet.ok(&["plan", &path("net.fleet")]).says(&["cannot run on this host alone", "--hosts"]);
@@ -65,13 +68,22 @@ fn a_million_vms_are_shown_on_a_page() {
 #[test]
 fn fmt_check_names_every_file_and_changes_none() {
     let fleet = Fleet::new();
-    let (_folder, path) =
-        folder(&[("a.fleet", "lan   office\n"), ("b.fleet", "lan office\n"), ("c.fleet", "vm {{\n"), ("d.fleet", "lan  x\n")]);
+    let (_folder, path) = folder(&[
+        ("a.fleet", "lan   office\n"),
+        ("b.fleet", "lan office\n"),
+        ("c.fleet", "vm {{\n"),
+        ("d.fleet", "lan  x\n"),
+    ]);
     let (a, b, c, d) = (path("a.fleet"), path("b.fleet"), path("c.fleet"), path("d.fleet"));
     let _ = fleet.ok(&["fmt", "--check", &b]);
     let both = fleet.run(&["fmt", "--check", "--diff", &a, &b, &d]).code(3);
-    let _ = both.says(&[&format!("{a}: not formatted"), &format!("{d}: not formatted"), "-lan   office", "+lan office"]);
-    let _ = fleet.run(&["fmt", "--check", &a, &path("none.fleet"), &c]).code(2).says(&["none.fleet", "a.fleet: not formatted", "error["]);
+    let _ =
+        both.says(&[&format!("{a}: not formatted"), &format!("{d}: not formatted"), "-lan   office", "+lan office"]);
+    let _ = fleet.run(&["fmt", "--check", &a, &path("none.fleet"), &c]).code(2).says(&[
+        "none.fleet",
+        "a.fleet: not formatted",
+        "error[",
+    ]);
     assert_eq!(std::fs::read_to_string(&a).unwrap(), "lan   office\n");
     let _ = fleet.ok(&["fmt", &a, &d]).says(&["formatted"]);
     assert_eq!(std::fs::read_to_string(&a).unwrap(), "lan office\n");

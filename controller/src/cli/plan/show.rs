@@ -162,7 +162,10 @@ fn folded(plan: &FoldedPlan) {
     });
     table(&["LINK", "COUNT", "PREFIX"], &plan.links, "links", |link| {
         let name = link.name.split(" -- ").map(cut).collect::<Vec<_>>().join(" -- ");
-        vec![name, link.count.to_string(), span(&link.prefixes)]
+        // All links have prefixes of one length.
+        let (first, last) = &link.prefixes;
+        let prefix = if first == last { last.to_string() } else { format!("{} … {last}", first.network()) };
+        vec![name, link.count.to_string(), prefix]
     });
 }
 
