@@ -16,7 +16,8 @@ pub struct CheckArgs {
 
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
-    /// A code such as E0304
+    /// An error code such as E0304, or a word of the language such as `link`
+    #[arg(value_name = "CODE|WORD")]
     pub code: String,
 }
 
@@ -75,12 +76,15 @@ pub fn not_yet_text(plan: &netlang::Plan) -> Option<String> {
 }
 
 pub fn explain(args: &ExplainArgs) -> Result<Exit, Failure> {
-    match netlang::explain(&args.code.to_uppercase()) {
-        Some(page) => {
-            output::print(page);
-            Ok(Exit::Ok)
-        }
-        None => Err(Failure::usage(format!("there is no error code `{}`", args.code))
-            .help("codes look like E0304; errors of `fleet check` show theirs")),
-    }
+    let word = &args.code;
+    let page = netlang::explain(word).map(str::to_owned).or_else(|| netlang::vocab::explain_word(word));
+    let Some(page) = page else {
+        let failure = Failure::usage(format!("there is no word and no error code `{word}`"));
+        return Err(match netlang::vocab::similar_word(word) {
+            Some(similar) => failure.help(format!("did you mean `{similar}`?")),
+            None => failure.help("words are those of network files, such as `link`; codes look like E0304"),
+        });
+    };
+    output::print(&page);
+    Ok(Exit::Ok)
 }

@@ -93,7 +93,7 @@ enum Command {
     Graph(graph::GraphArgs),
     /// Turn a topology of another program into a network file
     Import(import::ImportArgs),
-    /// Explain an error code
+    /// Explain an error code or a word of the language
     Explain(check::ExplainArgs),
     /// Serve an editor: errors, completion, hover, renaming (the editor starts this)
     Lsp,

@@ -5,10 +5,12 @@
 //! and the code that uses its value.
 
 mod experiment;
+mod reference;
 mod tables;
 pub(crate) mod words;
 
 pub(crate) use experiment::{actions_for, is_action_of};
+pub use reference::{explain_word, reference, similar_word};
 pub use tables::KEYWORDS;
 
 /// What a word may stand for.
