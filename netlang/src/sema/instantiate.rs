@@ -16,6 +16,8 @@ use crate::vocab::Kind;
 
 /// Groups, segments, routers, links and instances that a plan has at most, together.
 pub(crate) const MAX_ROWS: u64 = 1 << 21;
+/// Routers that a plan has at most: each is a namespace of its own, or more.
+const MAX_ROUTERS: u64 = 1 << 20;
 /// VMs that a plan has at most.
 pub(crate) const MAX_VMS: u64 = 1 << 24;
 /// Bytes of text that elements and instances are made from, together: it bounds what a short file can ask for.
@@ -109,6 +111,9 @@ impl World<'_> {
             }
             _ if self.row_count() + u64::from(count) > MAX_ROWS => {
                 return self.refuse_size(found.span, "lans, routers, groups and instances", MAX_ROWS);
+            }
+            Kind::Router if self.data.routers.len() as u64 + u64::from(count) > MAX_ROUTERS => {
+                return self.refuse_size(found.span, "routers", MAX_ROUTERS);
             }
             Kind::Lan => {
                 let blank = SegmentRow {

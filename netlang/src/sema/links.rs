@@ -25,9 +25,9 @@ use crate::vocab::{Kind, Ty, keyword};
 use hashbrown::{HashMap, HashSet};
 
 /// Links that a plan has at most.
-const MAX_LINKS: u64 = 1 << 20;
+const MAX_LINKS: u64 = 1 << 19;
 /// Pairs of routers that one `each` compares.
-const MAX_PAIRS: u64 = 1 << 26;
+const MAX_PAIRS: u64 = 1 << 25;
 
 /// Links whose blocks are one array in the lock.
 #[derive(Debug)]
