@@ -15,6 +15,7 @@ needs=(
     /usr/lib/x86_64-linux-gnu/libc.a:libc6-dev
     /usr/sbin/ip:iproute2
     /usr/bin/curl:curl
+    /usr/bin/busybox:busybox
 )
 missing=()
 for need in "${needs[@]}"; do
