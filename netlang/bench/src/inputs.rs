@@ -189,7 +189,7 @@ pub const COSTLY: &[Costly] = &[
     Costly { name: "many meshes", text: || lines("router r[0..1000]\n", "link mesh r[*]") },
     Costly {
         name: "each of many of many",
-        text: || "router a[0..25000]\nrouter b[0..1300]\nlink each a[*] -> 20 of b[*]\n".into(),
+        text: || "router a[0..25000]\nrouter b[0..1300]\nlink each a[*] -> 16 of b[*]\n".into(),
     },
     Costly {
         name: "a path over many instances, in many checks",

@@ -25,7 +25,7 @@ use crate::vocab::{Kind, Ty, keyword};
 use hashbrown::{HashMap, HashSet};
 
 /// Links that a plan has at most.
-const MAX_LINKS: u64 = 1 << 19;
+const MAX_LINKS: u64 = 400_000;
 /// Pairs of routers that one `each` compares.
 const MAX_PAIRS: u64 = 1 << 25;
 
