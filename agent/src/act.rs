@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use fleet_proto::v1::{Action, Progress};
 use futures::StreamExt;
+use tokio::sync::watch;
 
 use crate::experiment::Experiment;
 use crate::progress::{Ended, Report};
 use crate::slot::Slot;
 
-/// VMs acted on at once.
-const CONCURRENCY: usize = 16;
+/// VMs acted on at once; how many of them may be starting is for the gate to say.
+const CONCURRENCY: usize = 256;
 
 /// Acts on VMs by name and reports. A caller that goes away does not stop it: the VMs are few and the acts are short.
 pub async fn act(
@@ -46,13 +47,36 @@ async fn one(experiment: &Experiment, slot: &Arc<Slot>, action: Action, force: b
     let around = &experiment.around;
     match action {
         Action::Stop => slot.stop(around, force).await,
-        Action::Start => slot.start(around).await,
+        Action::Start => start(experiment, slot).await,
         Action::Reboot => match slot.stop(around, force).await {
-            Ended::Ok | Ended::AlreadySo => slot.start(around).await,
+            Ended::Ok | Ended::AlreadySo => start(experiment, slot).await,
             failed @ Ended::Failed { .. } => failed,
         },
         Action::Pause => slot.pause(around, true).await,
         Action::Resume => slot.pause(around, false).await,
         Action::Unspecified => Ended::Failed { reason: "no action was named".into(), retryable: false },
     }
+}
+
+/// Starts a VM when the host's gate lets it through. Whoever wants the experiment gone does not wait for tries to come.
+async fn start(experiment: &Experiment, slot: &Arc<Slot>) -> Ended {
+    let around = &experiment.around;
+    let (stop, mut stopped) = watch::channel(false);
+    let up = async {
+        let place = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => {
+                return Ended::Failed { reason: "the experiment is being removed".into(), retryable: false };
+            }
+            place = around.gate.enter() => place,
+        };
+        slot.bring_up(around, &around.gate, place, stopped).await
+    };
+    tokio::pin!(up);
+    tokio::select! {
+        ended = &mut up => return ended,
+        () = experiment.interrupted() => {}
+    }
+    stop.send_replace(true);
+    up.await
 }

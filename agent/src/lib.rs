@@ -24,6 +24,7 @@ mod experiment;
 mod fold;
 mod hub;
 mod metric_definitions;
+mod pace;
 mod probe;
 mod progress;
 mod prove;
