@@ -6,8 +6,11 @@ use fleet_proto::v1::{Action, Progress};
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use crate::experiment::Experiment;
+use crate::admit::{self, Demand};
+use crate::agent::Agent;
+use crate::experiment::{Experiment, Slots};
 use crate::progress::{Ended, Report};
+use crate::room;
 use crate::slot::Slot;
 
 /// VMs acted on at once; how many of them may be starting is for the gate to say.
@@ -15,6 +18,7 @@ const CONCURRENCY: usize = 256;
 
 /// Acts on VMs by name and reports. A caller that goes away does not stop it: the VMs are few and the acts are short.
 pub async fn act(
+    agent: &Arc<Agent>,
     experiment: &Arc<Experiment>,
     names: Vec<String>,
     action: Action,
@@ -25,11 +29,14 @@ pub async fn act(
     let _operation = experiment.operation.lock().await;
     report.targets(names.iter().cloned());
     let slots = experiment.slots();
+    let refused = if action == Action::Start { refusal(agent, &slots, &names) } else { None };
     let mut acts = futures::stream::iter(names)
         .map(|name| {
             let slot = slots.get(&name).cloned();
+            let refused = refused.clone().filter(|_| slot.as_ref().is_some_and(|slot| slot.machine().is_none()));
             async move {
                 let ended = match slot {
+                    Some(_) if let Some(reason) = refused => Ended::Failed { reason, retryable: true },
                     Some(slot) => one(experiment, &slot, action, force).await,
                     None => Ended::Failed { reason: "this host does not know it".into(), retryable: false },
                 };
@@ -41,6 +48,13 @@ pub async fn act(
         report.ended(&name, ended, || slots.counts()).await;
     }
     report.finish(slots.counts()).await
+}
+
+/// Why VMs that are down cannot be started: this host has no room for all of them.
+fn refusal(agent: &Agent, slots: &Slots, names: &[String]) -> Option<String> {
+    let down = names.iter().filter_map(|name| slots.get(name)).filter(|slot| slot.machine().is_none());
+    let starting: Vec<_> = down.map(|slot| Demand::of(&slot.wanted())).collect();
+    admit::admit(&agent.config.host, &starting, &room::room(agent, &[])).err().map(|error| error.to_string())
 }
 
 async fn one(experiment: &Experiment, slot: &Arc<Slot>, action: Action, force: bool) -> Ended {

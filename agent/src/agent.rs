@@ -81,6 +81,7 @@ impl Agent {
             return Err(AgentError::Hypervisor(name.to_owned()));
         }
         crate::metric_definitions::describe();
+        crate::room::raise_files();
         let vms = VmHost::new(HostConfig {
             run_dir: config.run_dir.clone(),
             ram_dir: config.ram_dir.clone(),

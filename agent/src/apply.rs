@@ -13,13 +13,14 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::admit::{self, Room};
+use crate::admit::{self, Demand};
 use crate::agent::Agent;
 use crate::choose::{self, Chooser};
 use crate::experiment::{Experiment, Slots};
 use crate::fold::fold_names;
 use crate::pace::Gate;
 use crate::progress::{Ended, Report};
+use crate::room;
 use crate::slice::Slice;
 use crate::slot::{Slot, Wanted};
 use crate::teardown::{self, REMOVING};
@@ -141,8 +142,11 @@ async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) 
     let planned = experiment.around.network.plan(&network).await;
     let planned = planned.map_err(|error| Status::failed_precondition(error.to_string()))?;
     let work = compare(&experiment.slots(), wanted, &planned);
-    let starting: Vec<_> = work.start.iter().chain(&work.restart).map(|wanted| wanted.spec.clone()).collect();
-    admit::admit(&agent.config.host, &starting, room(agent, &work))
+    let starting: Vec<_> = work.start.iter().chain(&work.restart).map(Demand::of).collect();
+    let slots = experiment.slots();
+    let restarting = work.restart.iter().filter_map(|wanted| slots.get(&wanted.vm.vm.name));
+    let going: Vec<_> = restarting.chain(&work.stop).cloned().collect();
+    admit::admit(&agent.config.host, &starting, &room::room(agent, &going))
         .map_err(|error| Status::resource_exhausted(error.to_string()))?;
     let difference = work.difference(&planned);
     Ok(Prepared { slice, network, work, difference })
@@ -170,34 +174,6 @@ fn compare(slots: &Slots, wanted: Vec<Wanted>, network: &NetReport) -> Work {
         }
     }
     work
-}
-
-/// Memory left on this host, counting what VMs that stop or restart give back.
-fn room(agent: &Agent, work: &Work) -> Room {
-    let info = agent.info();
-    let mut promised = 0;
-    let mut given_back = 0;
-    for experiment in agent.experiments() {
-        for slot in experiment.slots().iter() {
-            let Some(machine) = slot.machine() else { continue };
-            let used = machine.usage().map_or(0, |usage| usage.memory_bytes);
-            let goes = work
-                .restart
-                .iter()
-                .any(|wanted| wanted.spec.name == slot.name() && wanted.spec.experiment == experiment.name())
-                || work.stop.iter().any(|stop| Arc::ptr_eq(stop, slot));
-            if goes {
-                given_back += used;
-            } else {
-                promised += slot.wanted().spec.memory_bytes.saturating_sub(used);
-            }
-        }
-    }
-    Room {
-        available: info.memory_available_bytes + given_back,
-        ram_files: admit::free_bytes(&agent.config.ram_dir) + given_back,
-        promised,
-    }
 }
 
 async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: Prepared, report: &Report) -> Progress {

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::probe::Probed;
 use crate::slice::WantedVm;
-use crate::slot::{Restart, Wanted};
+use crate::slot::Wanted;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -118,7 +118,7 @@ impl<'a> Chooser<'a> {
             lpj: usable.lpj,
             nics: vm.nics.clone(),
         };
-        Ok(Wanted { vm, spec, restart: Restart::default() })
+        Ok(Wanted { vm, spec })
     }
 }
 

@@ -29,6 +29,7 @@ mod probe;
 mod progress;
 mod prove;
 mod recover;
+mod room;
 mod sampling;
 mod service;
 mod session;

@@ -16,7 +16,7 @@ use crate::experiment::{Experiment, Remembered, Slots, remembered};
 use crate::probe::Probed;
 use crate::progress::Report;
 use crate::slice::Slice;
-use crate::slot::{Restart, Slot, Wanted};
+use crate::slot::{Slot, Wanted};
 
 /// Finds everything again.
 ///
@@ -117,7 +117,7 @@ async fn resume(
             }
             continue;
         };
-        let slot = Slot::new(Wanted { vm, spec, restart: Restart::default() });
+        let slot = Slot::new(Wanted { vm, spec });
         match found {
             Ok(Adopted::Running(machine)) => slot.adopt(around, machine),
             Ok(Adopted::Ended { exit, .. }) => slot.adopt_ended(around, &exit),

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use fleet_proto::v1::VmState;
 use fleet_vm::{Machine, VmExit};
 use fleet_wire::Settings;
+use netlang::RestartMode;
 
-use super::{RestartMode, Slot, TOLD_LINES, locked};
+use super::{Slot, TOLD_LINES, locked};
 use crate::experiment::Surroundings;
 use crate::metric_definitions;
 
@@ -100,7 +101,7 @@ impl Slot {
     pub(super) fn over(self: &Arc<Self>, around: &Arc<Surroundings>, exit: &VmExit) {
         match self.state() {
             VmState::Stopping | VmState::Stopped => self.set(around, VmState::Stopped, "", &[]),
-            _ if exit.is_clean() && self.wanted().restart.mode == RestartMode::Always => {
+            _ if exit.is_clean() && self.wanted().vm.vm.restart.mode == RestartMode::Always => {
                 drop(self.fail(around, "the guest powered off by itself", &[], true));
             }
             _ if exit.is_clean() => self.set(around, VmState::Stopped, "the guest powered off by itself", &[]),

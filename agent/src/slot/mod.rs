@@ -29,7 +29,6 @@ use crate::progress::Ended;
 use crate::slice::{WantedVm, address_text};
 
 use retry::CLEAN_SLATE;
-pub use retry::{Restart, RestartMode};
 
 /// For a guest to power off when asked, before it is killed.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -45,8 +44,6 @@ pub struct Wanted {
     pub vm: WantedVm,
     /// Its process.
     pub spec: VmSpec,
-    /// What becomes of it when it fails.
-    pub restart: Restart,
 }
 
 /// What readers see.
@@ -221,7 +218,7 @@ impl Slot {
         last_lines: &[String],
         retryable: bool,
     ) -> Ended {
-        let restart = self.wanted().restart;
+        let restart = self.wanted().vm.vm.restart;
         let (tried, tries, attended) = {
             let mut view = locked(&self.view);
             if view.ran && Duration::from_millis(now_ms().saturating_sub(view.since_ms)) >= CLEAN_SLATE {

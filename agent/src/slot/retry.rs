@@ -21,45 +21,6 @@ const WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 /// A VM that ran for so long has a clean slate: its next failure is its first.
 pub(super) const CLEAN_SLATE: Duration = Duration::from_secs(600);
 
-/// When a VM that failed is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartMode {
-    /// Never.
-    Never,
-    /// While it comes up; what has run and ends stays as it ended.
-    Start,
-    /// Also when it has run and its process ends by a failure.
-    Failed,
-    /// Also when its guest powers off by itself.
-    Always,
-}
-
-/// When and how often a VM that failed is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restart {
-    /// When.
-    pub mode: RestartMode,
-    /// How often in a row.
-    pub times: u32,
-}
-
-impl Default for Restart {
-    fn default() -> Self {
-        Self { mode: RestartMode::Start, times: 3 }
-    }
-}
-
-impl Restart {
-    /// How often a VM is tried again that did run, or did not.
-    pub(super) fn tries(self, ran: bool) -> u32 {
-        match self.mode {
-            RestartMode::Never => 0,
-            RestartMode::Start if ran => 0,
-            RestartMode::Start | RestartMode::Failed | RestartMode::Always => self.times,
-        }
-    }
-}
-
 /// The wait before a try, counted from 0. `seed` stands for the VM.
 fn wait(seed: u64, tried: u32) -> Duration {
     let whole = WAIT.0.saturating_mul(1 << tried.min(16)).min(WAIT.1);
@@ -191,13 +152,5 @@ mod tests {
         assert!(different.len() > 90);
         assert_eq!(wait(7, 3), wait(7, 3));
         assert!(wait(1, u32::MAX) <= WAIT.1);
-    }
-
-    #[test]
-    fn what_ran_is_tried_again_only_where_the_policy_says_so() {
-        let tries = |mode, ran| Restart { mode, times: 5 }.tries(ran);
-        assert_eq!((tries(RestartMode::Never, false), tries(RestartMode::Never, true)), (0, 0));
-        assert_eq!((tries(RestartMode::Start, false), tries(RestartMode::Start, true)), (5, 0));
-        assert_eq!((tries(RestartMode::Failed, false), tries(RestartMode::Failed, true)), (5, 5));
     }
 }
