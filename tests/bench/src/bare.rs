@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use fleet_images::UmlFiles;
+use fleet_images::{RootFs, UmlFiles};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroup::{self, Group};
@@ -118,7 +118,7 @@ fn start(uml: &UmlFiles, index: u32, folder: &Path, group: &Group, namespace: &F
         .args(uml.cmdline.split_whitespace())
         .args(["con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:3"])
         .arg(format!("mem={MEMORY_MIB}M"))
-        .arg(format!("initrd={}", uml.initrd.display()))
+        .args(root_args(&uml.root))
         .arg(format!("uml_dir={}/", folder.display()))
         .arg(format!("umid=u{index}"))
         .arg(format!("vec0:transport=tap,ifname=t{index},mac=02:00:0a:00:{:02x}:{:02x}", index >> 8, index & 255))
@@ -145,6 +145,17 @@ fn start(uml: &UmlFiles, index: u32, folder: &Path, group: &Group, namespace: &F
     }
     let child = command.spawn().with_context(|| format!("cannot start {}", uml.kernel.display()))?;
     Ok(Guest { child, control: ours })
+}
+
+/// How a guest finds its root file system.
+fn root_args(root: &RootFs) -> Vec<String> {
+    match root {
+        RootFs::Initrd(file) => vec![format!("initrd={}", file.display())],
+        RootFs::Erofs(file) => {
+            let disk = ["root=/dev/ubda", "rootfstype=erofs", "ro", "init=/init"].map(str::to_owned);
+            std::iter::once(format!("ubd0r={}", file.display())).chain(disk).collect()
+        }
+    }
 }
 
 /// CPU seconds of this process and of its children that have ended.
