@@ -115,7 +115,7 @@ fn check(spec: &VmSpec, hypervisor: &dyn Hypervisor, ram_dir: &Path, taps: &[Own
         let problem = format!("{} taps for {} interfaces", taps.len(), spec.nics.len());
         return Err(VmError::BadSpec { vm: spec.label(), problem });
     }
-    for file in [&spec.kernel, &spec.initrd] {
+    for file in [spec.kernel.as_path(), spec.root.path()] {
         File::open(file).map_err(VmError::io("cannot open", file))?;
     }
     if hypervisor.capabilities().ram_in_file {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
-use crate::spec::{Accelerator, VmSpec};
+use crate::spec::{Accelerator, RootFs, VmSpec};
 
 /// Name of the virtio port of the control channel, as the guests' init looks for it.
 const CONTROL_PORT: &str = "org.fleet.control";
@@ -33,13 +33,25 @@ pub(super) struct Qemu;
 /// The program and its package.
 pub(crate) const PROGRAM: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 
-/// The accelerator and processor of a VM; the probe uses the same, so what it found holds for VMs.
-pub(crate) fn accelerator_args(accelerator: Accelerator) -> [&'static str; 4] {
+/// A guest of this size in MiB or less is a tiny one: it runs little code.
+const TINY_MIB: u64 = 48;
+
+/// The accelerator and processor of a VM with this memory in MiB; the probe uses the same, so what it found holds for VMs.
+pub(crate) fn accelerator_args(accelerator: Accelerator, memory_mib: u64) -> [String; 4] {
     match accelerator {
-        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
-        // 16 MiB of translations are enough for a small guest and keep its memory down.
-        Accelerator::Tcg => ["-accel", "tcg,tb-size=16", "-cpu", "qemu64,+arat"],
+        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"].map(str::to_owned),
+        Accelerator::Tcg => {
+            // MiB of translations: enough for a small guest, and they are memory that no other process shares.
+            let translations = if memory_mib <= TINY_MIB { 8 } else { 16 };
+            let accelerator = format!("tcg,tb-size={translations}");
+            ["-accel".to_owned(), accelerator, "-cpu".to_owned(), "qemu64,+arat".to_owned()]
+        }
     }
+}
+
+/// The machine that fits the kernel. Without ACPI a guest measures its clock with the PIT and reads the time from the RTC.
+fn machine(spec: &VmSpec) -> &'static str {
+    if spec.acpi { "microvm,acpi=on,pit=off,pic=off,rtc=off" } else { "microvm,acpi=off,pit=on,pic=on,rtc=on" }
 }
 
 #[async_trait]
@@ -72,8 +84,8 @@ impl Hypervisor for Qemu {
 
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-        add(&["-M", "microvm,acpi=on,pit=off,pic=off,rtc=off"]);
-        add(&accelerator_args(accelerator));
+        add(&["-M", machine(spec)]);
+        add(&accelerator_args(accelerator, spec.memory_mib()).each_ref().map(String::as_str));
         add(&["-m", &format!("{}M", spec.memory_mib()), "-smp", &spec.cpus.to_string()]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         add(&["-name", &escape(&spec.label())]);
@@ -92,7 +104,12 @@ impl Hypervisor for Qemu {
         console.push(",logappend=on,logfile=");
         console.push(escape(&paths.console_log().to_string_lossy()));
         args.extend(["-chardev".into(), console]);
-        args.extend(["-kernel".into(), spec.kernel.clone().into(), "-initrd".into(), spec.initrd.clone().into()]);
+        let RootFs::Initrd(initrd) = &spec.root else {
+            let problem =
+                "its root is a shared file, and qemu takes an initial RAM disk: build the image again".to_owned();
+            return Err(VmError::BadSpec { vm: spec.label(), problem });
+        };
+        args.extend(["-kernel".into(), spec.kernel.clone().into(), "-initrd".into(), initrd.clone().into()]);
 
         let env = vec![("PATH".to_owned(), OsString::from("/usr/bin:/bin"))];
         Ok(CommandLine { program: program.to_owned(), args, env, fds, fixed_addresses: false })
@@ -120,7 +137,10 @@ fn append(spec: &VmSpec, accelerator: Accelerator, host: &HostFacts) -> String {
     let mut words = vec![spec.cmdline.clone(), "console=ttyS0".to_owned(), "panic=-1".to_owned()];
     if accelerator == Accelerator::Tcg {
         words.push("tsc=nowatchdog".to_owned());
-        words.push(format!("tsc_early_khz={}", host.tsc_khz));
+        if spec.acpi {
+            words.push(format!("tsc_early_khz={}", host.tsc_khz));
+        }
+        words.extend(spec.lpj.map(|lpj| format!("lpj={lpj}")));
     }
     words.join(" ")
 }
