@@ -131,7 +131,7 @@ impl AgentService for Service {
         let (report, steps) = Report::new();
         let agent = Arc::clone(&self.agent);
         let task = tokio::spawn(async move {
-            let last = act::act(&experiment, names, action, force, &report).await;
+            let last = act::act(&agent, &experiment, names, action, force, &report).await;
             agent.remember_outcome(&op_id, last);
         });
         self.agent.keep(task);
