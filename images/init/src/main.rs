@@ -13,6 +13,7 @@
 //! - [`settings`], [`net`], [`netlink`]: name, interfaces, addresses, routes, clock, random numbers
 //! - [`probe`]: echo requests to many targets at once
 //! - [`console`]: a shell for whoever presses Enter on the console
+//! - [`template`]: coming to rest before the guest is frozen, and becoming somebody as a clone of it
 //! - [`power`]: the way down
 
 mod boot;
@@ -28,6 +29,7 @@ mod power;
 mod probe;
 mod server;
 mod settings;
+mod template;
 
 use std::convert::Infallible;
 

@@ -38,7 +38,7 @@ impl Place {
 
     pub fn config(&self) -> HostConfig {
         let dir = self.dir.path();
-        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: self.cgroup.clone() }
+        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: self.cgroup.clone(), clones: true }
     }
 
     pub fn path(&self) -> &Path {
