@@ -95,13 +95,13 @@ impl Store {
     /// made are removed.
     ///
     /// # Errors
-    /// When a directory cannot be read, or a process that was to become a template does not end.
+    /// When a directory cannot be read.
     pub(crate) fn open(config: &HostConfig, boot_id: &str) -> Result<Store, VmError> {
         let processes = config.run_dir.join(RUN_NAME).join("vms");
         if processes.is_dir() {
             for dir in subdirectories(&processes)? {
                 let paths = VmPaths { dir, ram_dir: config.ram_dir.clone() };
-                end_process(&paths, boot_id)?;
+                told(end_process(&paths, boot_id));
             }
         }
         let mut state = State::default();
@@ -111,7 +111,7 @@ impl Store {
             dirs.iter().filter_map(move |dir| Some((key(dir)?, dir)))
         };
         for (_, dir) in named(MAKING) {
-            remove_all(dir)?;
+            told(remove_all(dir));
         }
         if named(MADE).next().is_some() {
             state.users = users(config)?;
@@ -121,7 +121,7 @@ impl Store {
                 Ok(template) => drop(state.ready.insert(key, Arc::new(template))),
                 Err(error) => {
                     warn!("a template is removed: {error}");
-                    remove_all(dir)?;
+                    told(remove_all(dir));
                 }
             }
         }
@@ -254,8 +254,13 @@ impl Store {
 
 /// Removes the files of a template; its clones go on.
 fn removed(template: &Template) {
-    if let Err(error) = remove_all(&template.dir) {
-        warn!("a template that is not needed stays: {error}");
+    told(remove_all(&template.dir));
+}
+
+/// Something of a template that nobody needs could not be removed: no reason to stop.
+fn told(removed: Result<(), VmError>) {
+    if let Err(error) = removed {
+        warn!("what is left of a template stays: {error}");
     }
 }
 

@@ -2,6 +2,8 @@
 //! part of a test in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, missing_docs)]
 
+pub mod taps;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
