@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::cgroup::{Cgroup, CgroupTree};
 use crate::error::{RemoveError, VmError};
 use crate::exit::VmExit;
-use crate::hypervisor::{self, HostFacts};
+use crate::hypervisor::{self, FdRole, HostFacts, held_fd};
 use crate::launch::{self, Begin, Launched};
 use crate::machine::{Machine, Parts, end_group};
 use crate::paths::VmPaths;
@@ -232,6 +232,10 @@ impl HostInner {
             // Only now, with the pidfd at hand, does the start time prove that it is the same process.
             let same = Stat::read(process.pid).ok().filter(|stat| stat.start == process.start && stat.state != 'Z');
             if let (Some(pidfd), Some(_)) = (alive, same) {
+                if record.origin.is_some() && waits_for_state(&record, process.pid) {
+                    end_group(cgroup.as_ref(), process).await?;
+                    return Ok(Adopted::NeverStarted { spec: Box::new(record.spec) });
+                }
                 let hypervisor = hypervisor::find(&record.spec.hypervisor)?;
                 let templates = Arc::clone(&self.templates);
                 let parts = Parts { paths, hypervisor, cgroup, process, pidfd: Arc::new(pidfd), record, templates };
@@ -242,6 +246,16 @@ impl HostInner {
         let exit = VmExit::default().with_console(&paths.console_log());
         Ok(Adopted::Ended { spec: Box::new(record.spec), exit })
     }
+}
+
+/// Whether a clone has not begun to read the state of its devices: the agent that started it died before it said so.
+fn waits_for_state(record: &Record, pid: i32) -> bool {
+    let Ok(fd) = held_fd(&record.fds, FdRole::DeviceState, "") else { return false };
+    // It closes the file when it has read it, and another descriptor may get the number.
+    let is_state =
+        fs::read_link(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|to| to.to_string_lossy().contains("/template-"));
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+    is_state && info.lines().any(|line| line.split_ascii_whitespace().eq(["pos:", "0"]))
 }
 
 /// Removes what a VM without processes has left; gives everything that failed.

@@ -8,15 +8,23 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use common::daemon::Daemon;
 use common::taps::bridge;
 use common::{PATIENCE, Place, qemu, run};
 use fleet_vm::{Adopted, Expected, Machine, NicSpec, VmHost, VmSpec};
 use fleet_wire::{Address, Nic, ProbeTarget, Settings};
 use tokio::time::timeout;
 
+/// Not a test but the daemon of the others: this program runs itself with this one and kills it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the daemon that the other tests start"]
+async fn daemon() {
+    common::daemon::serve().await;
+}
+
 /// What the RAM directory of a place holds: names of templates, finished or not.
 fn templates(place: &Place) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(place.config().ram_dir).unwrap();
+    let entries = std::fs::read_dir(place.config().ram_dir).into_iter().flatten();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
@@ -270,6 +278,65 @@ async fn a_clone_is_found_again_and_its_template_with_it() {
         machine.remove().await.unwrap();
     }
     nothing_is_left(&place);
+}
+
+/// Kills a daemon that starts three clones, once `reached` holds; then an agent must find everything in order.
+async fn killed_when(reached: impl Fn(&Place) -> bool) {
+    let place = Place::new();
+    let names = ["a", "b", "c"];
+    let mut daemon = Daemon::start(&place, &names.map(qemu));
+    let waiting = async {
+        while !reached(&place) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap();
+    daemon.kill();
+
+    let host = place.host();
+    assert!(!templates(&place).iter().any(|name| name.starts_with("making-")), "{:?}", templates(&place));
+    let mut running = BTreeSet::new();
+    for (dir, found) in host.adopt_all().await.unwrap() {
+        match found {
+            Ok(Adopted::Running(machine)) => drop(running.insert(machine.spec().name.clone())),
+            _ => host.remove_dir(&dir).await.unwrap(),
+        }
+    }
+    assert_eq!(place.processes().len(), running.len(), "no process but those of VMs that were found");
+    // It goes on: those that run are whole, and the others can be started.
+    let expected = many(&host, &qemu("a"));
+    for name in names {
+        let found = if running.contains(name) { Some(host.adopt("exp", name).await.unwrap()) } else { None };
+        let machine = match found {
+            Some(Adopted::Running(machine)) => machine,
+            _ => clone_of(&host, qemu(name), Vec::new()).await,
+        };
+        assert_eq!(run(&machine, &["/bin/echo", name]).await.1, format!("{name}\n"));
+    }
+    drop(expected);
+    for name in names {
+        host.remove("exp", name).await.unwrap();
+    }
+    nothing_is_left(&place);
+}
+
+#[tokio::test]
+async fn an_agent_killed_as_a_template_boots_leaves_no_half_of_it() {
+    killed_when(|place| {
+        !place.processes().is_empty() && templates(place).iter().any(|name| name.starts_with("making-"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_killed_as_a_template_is_written_leaves_no_half_of_it() {
+    let written = |place: &Place, name: &String| place.config().ram_dir.join(name).join("state").exists();
+    killed_when(|place| templates(place).iter().any(|name| written(place, name))).await;
+}
+
+#[tokio::test]
+async fn an_agent_killed_as_clones_start_loses_none() {
+    killed_when(|place| place.config().run_dir.join("exp/vms/a").exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 //! part of a test in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, missing_docs)]
 
+pub mod daemon;
 pub mod taps;
 
 use std::fs::{self, File};
