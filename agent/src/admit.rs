@@ -124,8 +124,9 @@ mod tests {
             memory_bytes: mib * MIB,
             cpus: 1,
             kernel: "/k".into(),
-            initrd: "/i".into(),
+            root: fleet_vm::RootFs::Initrd("/i".into()),
             cmdline: String::new(),
+            acpi: true,
             lpj: None,
             nics: Vec::new(),
         };

@@ -183,7 +183,7 @@ fn check(
         let problem = format!("{} taps for {wanted} interfaces", taps.len());
         return Err(VmError::BadSpec { vm: spec.label(), problem });
     }
-    for file in [&spec.kernel, &spec.initrd] {
+    for file in [spec.kernel.as_path(), spec.root.path()] {
         File::open(file).map_err(VmError::io("cannot open", file))?;
     }
     if hypervisor.capabilities().ram_in_file {

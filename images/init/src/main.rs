@@ -7,6 +7,7 @@
 //! A host runs thousands of these, so there is one thread, one epoll and no timer while nothing happens.
 //!
 //! - [`boot`]: mounts, modules, loopback
+//! - [`root`]: a root file system that many guests share is made writable
 //! - [`channel`]: finds and frames the control channel
 //! - [`server`]: the event loop; hands each message to the part that knows it
 //! - [`command`]: commands that the agent runs here, with pipes or a terminal
@@ -27,6 +28,7 @@ mod net;
 mod netlink;
 mod power;
 mod probe;
+mod root;
 mod server;
 mod settings;
 mod template;

@@ -277,7 +277,7 @@ mod tests_support {
 
     use super::CommandLine;
     use crate::paths::VmPaths;
-    use crate::spec::{NicSpec, VmSpec};
+    use crate::spec::{NicSpec, RootFs, VmSpec};
 
     pub(super) fn spec(hypervisor: &str, nics: u8) -> VmSpec {
         VmSpec {
@@ -288,8 +288,9 @@ mod tests_support {
             memory_bytes: 48 << 20,
             cpus: 1,
             kernel: "/i/linux".into(),
-            initrd: "/i/initrd".into(),
+            root: RootFs::Initrd("/i/initrd".into()),
             cmdline: "rdinit=/init quiet".to_owned(),
+            acpi: true,
             lpj: Some(42),
             nics: (0..nics)
                 .map(|index| NicSpec { name: format!("eth{index}"), mac: [2, 0, 0, 0, 0, index], mtu: 1500 })

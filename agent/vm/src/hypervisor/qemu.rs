@@ -27,7 +27,7 @@ use super::{
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
-use crate::spec::{Accelerator, VmSpec};
+use crate::spec::{Accelerator, RootFs, VmSpec};
 
 /// Name of the virtio port of the control channel, as the guests' init looks for it.
 const CONTROL_PORT: &str = "org.fleet.control";
@@ -38,13 +38,25 @@ pub(super) struct Qemu;
 /// The program and its package.
 pub(crate) const PROGRAM: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 
-/// The accelerator and processor of a VM; the probe uses the same, so what it found holds for VMs.
-pub(crate) fn accelerator_args(accelerator: Accelerator) -> [&'static str; 4] {
+/// A guest of this size in MiB or less is a tiny one: it runs little code.
+const TINY_MIB: u64 = 48;
+
+/// The accelerator and processor of a VM with this memory in MiB; the probe uses the same, so what it found holds for VMs.
+pub(crate) fn accelerator_args(accelerator: Accelerator, memory_mib: u64) -> [String; 4] {
     match accelerator {
-        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
-        // 16 MiB of translations are enough for a small guest and keep its memory down.
-        Accelerator::Tcg => ["-accel", "tcg,tb-size=16", "-cpu", "qemu64,+arat"],
+        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"].map(str::to_owned),
+        Accelerator::Tcg => {
+            // MiB of translations: enough for a small guest, and they are memory that no other process shares.
+            let translations = if memory_mib <= TINY_MIB { 8 } else { 16 };
+            let accelerator = format!("tcg,tb-size={translations}");
+            ["-accel".to_owned(), accelerator, "-cpu".to_owned(), "qemu64,+arat".to_owned()]
+        }
     }
+}
+
+/// The machine that fits the kernel. Without ACPI a guest measures its clock with the PIT and reads the time from the RTC.
+fn machine(spec: &VmSpec) -> &'static str {
+    if spec.acpi { "microvm,acpi=on,pit=off,pic=off,rtc=off" } else { "microvm,acpi=off,pit=on,pic=on,rtc=on" }
 }
 
 #[async_trait]
@@ -83,13 +95,13 @@ impl Hypervisor for Qemu {
 
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-        let mut machine = "microvm,acpi=on,pit=off,pic=off,rtc=off".to_owned();
+        let mut machine = machine(spec).to_owned();
         if let Some(memory) = memory(spec, start) {
             machine.push_str(",memory-backend=ram");
             add(&["-object", &memory]);
         }
         add(&["-M", &machine]);
-        add(&accelerator_args(accelerator));
+        add(&accelerator_args(accelerator, spec.memory_mib()).each_ref().map(String::as_str));
         add(&["-m", &format!("{}M", spec.memory_mib()), "-smp", &spec.cpus.to_string()]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         add(&["-name", &escape(&spec.label())]);
@@ -115,8 +127,12 @@ impl Hypervisor for Qemu {
             Start::Clone { .. } => add(&["-incoming", "defer", "-global", "migration.announce-rounds=0"]),
         }
         if !matches!(start, Start::Clone { .. }) {
+            let RootFs::Initrd(initrd) = &spec.root else {
+                let problem = "its root is a shared file, and qemu takes an initial RAM disk: build the image again";
+                return Err(VmError::BadSpec { vm: spec.label(), problem: problem.to_owned() });
+            };
             add(&["-append", &append(spec, accelerator, host)]);
-            args.extend(["-kernel".into(), spec.kernel.clone().into(), "-initrd".into(), spec.initrd.clone().into()]);
+            args.extend(["-kernel".into(), spec.kernel.clone().into(), "-initrd".into(), initrd.clone().into()]);
         }
         let mut console = OsString::from(listener("console", fd(FdRole::ConsoleListener)));
         console.push(",logappend=on,logfile=");
@@ -172,7 +188,10 @@ fn append(spec: &VmSpec, accelerator: Accelerator, host: &HostFacts) -> String {
     let mut words = vec![spec.cmdline.clone(), "console=ttyS0".to_owned(), "panic=-1".to_owned()];
     if accelerator == Accelerator::Tcg {
         words.push("tsc=nowatchdog".to_owned());
-        words.push(format!("tsc_early_khz={}", host.tsc_khz));
+        if spec.acpi {
+            words.push(format!("tsc_early_khz={}", host.tsc_khz));
+        }
+        words.extend(spec.lpj.map(|lpj| format!("lpj={lpj}")));
     }
     words.join(" ")
 }
@@ -202,12 +221,12 @@ mod tests {
     }
 
     const MACHINE: &str = "microvm,acpi=on,pit=off,pic=off,rtc=off";
-    const HEAD: &str = "-accel tcg,tb-size=16 -cpu qemu64,+arat -m 48M -smp 1 -nodefaults -no-user-config -display none \
+    const HEAD: &str = "-accel tcg,tb-size=8 -cpu qemu64,+arat -m 48M -smp 1 -nodefaults -no-user-config -display none \
                         -no-reboot -name exp.web-1 -chardev socket,id=control,fd=3,server=on,wait=off \
                         -device virtio-serial-device -device virtserialport,chardev=control,name=org.fleet.control \
                         -device isa-serial,chardev=console -chardev socket,id=monitor,fd=5,server=on,wait=off \
                         -mon chardev=monitor,mode=control";
-    const KERNEL: &str = "-append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 \
+    const KERNEL: &str = "-append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 lpj=42 \
                           -kernel /i/linux -initrd /i/initrd";
     const CONSOLE: &str = "-chardev socket,id=console,fd=4,server=on,wait=off,logappend=on,\
                            logfile=/run/fleet/exp/vms/web-1/console.log";
@@ -243,6 +262,12 @@ mod tests {
                  -incoming defer -global migration.announce-rounds=0 {CONSOLE}"
             )
         );
+    }
+
+    #[test]
+    fn a_kernel_without_acpi_has_the_devices_that_it_measures_its_clock_with() {
+        let text = command(&VmSpec { acpi: false, ..spec("qemu", 0) }, Start::Boot);
+        assert!(text.contains("-M microvm,acpi=off,pit=on,pic=on,rtc=on ") && !text.contains("tsc_early"), "{text}");
     }
 
     #[test]

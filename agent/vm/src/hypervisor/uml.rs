@@ -7,6 +7,8 @@
 //! - The control channel is `ttyS0` (`ssl0`) on a socket pair of which the process holds both ends. The agent fetches a
 //!   copy of its end with `pidfd_getfd(2)`, so the channel outlives the agent and takes none of the host's few ptys.
 //! - The console reads from a socket pair in the same way and appends its output to the log.
+//! - The root file system is an initial RAM disk, or a file that all guests share: then nothing is unpacked, and the host
+//!   caches it once.
 //! - A tap is handed in as a descriptor (`transport=fd`); `vec=0` because a tap is no socket and `recvmmsg` fails on it.
 //!   The tap must be without `IFF_VNET_HDR`.
 //! - Pause and resume go through mconsole: `SIGSTOP` would leave the process's helpers running.
@@ -22,7 +24,7 @@ use super::{
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
-use crate::spec::VmSpec;
+use crate::spec::{RootFs, VmSpec};
 
 /// The `umid=` of every VM: the directory under the VM's own in which UML puts its monitor's socket.
 const UMID: &str = "m";
@@ -83,7 +85,13 @@ impl Hypervisor for Uml {
         if let Some(lpj) = spec.lpj {
             arg(format!("lpj={lpj}"));
         }
-        args.push(joined("initrd=", &spec.initrd));
+        match &spec.root {
+            RootFs::Initrd(file) => args.push(joined("initrd=", file)),
+            RootFs::Erofs(file) => {
+                args.push(joined("ubd0r=", file));
+                args.extend(["root=/dev/ubda", "rootfstype=erofs", "ro", "init=/init"].map(OsString::from));
+            }
+        }
         args.push(joined("uml_dir=", &paths.dir));
 
         let env = vec![
@@ -142,6 +150,17 @@ mod tests {
         );
         assert!(command.fixed_addresses);
         assert!(command.env.contains(&("TMPDIR".to_owned(), "/dev/shm".into())));
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn a_shared_root_is_a_read_only_disk() {
+        let shared = VmSpec { root: RootFs::Erofs("/i/root".into()), ..spec("uml", 0) };
+        let command =
+            Uml.command(&shared, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot).unwrap();
+        let text = text(&command);
+        assert!(text.contains(" ubd0r=/i/root root=/dev/ubda rootfstype=erofs ro init=/init "), "{text}");
+        assert!(!text.contains("initrd="), "{text}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What tells templates apart: a hash of everything that a template is made from.
 //!
 //! The command line is part of it as the hypervisor writes it for a VM without name and place, so a flag that changes in
-//! the code changes the key by itself. Files count by content. The frequency of the time stamp counter does not count:
-//! it is measured anew by each agent, and templates do not outlive a boot of the host.
+//! the code changes the key by itself. Files count by content. How fast the host's clock and the guest's delay
+//! loop run does not count: it is measured anew by each agent, and templates do not outlive a boot of the host.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,7 +16,7 @@ use super::{FileMark, VERSION, template_nics};
 use crate::error::VmError;
 use crate::hypervisor::{self, HostFacts, Start};
 use crate::paths::VmPaths;
-use crate::spec::{Accelerator, VmSpec};
+use crate::spec::{Accelerator, RootFs, VmSpec};
 
 /// Digits of a key: as many as fit a safe name, far more than chance could repeat.
 const DIGITS: usize = 24;
@@ -35,8 +35,9 @@ pub(crate) struct Shape {
     memory_bytes: u64,
     cpus: u32,
     kernel: PathBuf,
-    initrd: PathBuf,
+    root: RootFs,
     cmdline: String,
+    acpi: bool,
     nics: usize,
 }
 
@@ -49,8 +50,9 @@ impl Shape {
             memory_bytes: spec.memory_bytes,
             cpus: spec.cpus,
             kernel: spec.kernel.clone(),
-            initrd: spec.initrd.clone(),
+            root: spec.root.clone(),
             cmdline: spec.cmdline.clone(),
+            acpi: spec.acpi,
             nics: spec.nics.len(),
         }
     }
@@ -101,13 +103,14 @@ pub(super) fn key(spec: &VmSpec, hashes: &Hashes) -> Result<String, VmError> {
     for program in hypervisor.programs() {
         text += &format!("program {}\n", hashes.of(&hypervisor::find_program(program)?)?);
     }
-    text += &format!("kernel {}\ninitrd {}\n", hashes.of(&spec.kernel)?, hashes.of(&spec.initrd)?);
+    text += &format!("kernel {}\nroot {}\n", hashes.of(&spec.kernel)?, hashes.of(spec.root.path())?);
     let (run, ram) = (Path::new("/run"), Path::new("/ram"));
     let nobody = VmSpec {
         experiment: "experiment".to_owned(),
         name: "name".to_owned(),
         kernel: "/kernel".into(),
-        initrd: "/initrd".into(),
+        root: RootFs::Initrd("/initrd".into()),
+        lpj: None,
         nics: template_nics(spec.nics.len()),
         ..spec.clone()
     };
@@ -143,8 +146,9 @@ mod tests {
             memory_bytes: 64 << 20,
             cpus: 1,
             kernel: dir.join("kernel"),
-            initrd: dir.join("initrd"),
+            root: RootFs::Initrd(dir.join("initrd")),
             cmdline: "quiet".to_owned(),
+            acpi: true,
             lpj: None,
             nics: template_nics(1),
         }
@@ -170,11 +174,11 @@ mod tests {
             VmSpec { cmdline: "quiet x".to_owned(), ..spec.clone() },
             VmSpec { accelerator: Some(Accelerator::Kvm), ..spec.clone() },
             VmSpec { nics: template_nics(2), ..spec.clone() },
-            VmSpec { kernel: spec.initrd.clone(), ..spec.clone() },
+            VmSpec { kernel: spec.root.path().to_owned(), ..spec.clone() },
         ] {
             assert_ne!(of(&changed), first, "{changed:?}");
         }
-        std::fs::write(&spec.initrd, "another one").unwrap();
+        std::fs::write(spec.root.path(), "another one").unwrap();
         assert_ne!(of(&spec), first, "the file was changed in place");
     }
 }

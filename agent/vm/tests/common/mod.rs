@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use fleet_images::{Builder, Image, ImageStore, Recipe};
-use fleet_vm::{Accelerator, HostConfig, Machine, VmHost, VmSpec};
+use fleet_vm::{Accelerator, HostConfig, Machine, RootFs, VmHost, VmSpec};
 
 /// Long enough for a guest on a busy host; nothing waits so long when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -139,8 +139,12 @@ pub fn uml(name: &str) -> VmSpec {
         memory_bytes: u64::from(files.default_mem_mib) << 20,
         cpus: 1,
         kernel: files.kernel.clone(),
-        initrd: files.initrd.clone(),
+        root: match &files.root {
+            fleet_images::RootFs::Initrd(path) => RootFs::Initrd(path.clone()),
+            fleet_images::RootFs::Erofs(path) => RootFs::Erofs(path.clone()),
+        },
         cmdline: files.cmdline.clone(),
+        acpi: true,
         lpj: None,
         nics: Vec::new(),
     }
@@ -154,8 +158,9 @@ pub fn qemu(name: &str) -> VmSpec {
         accelerator: Some(Accelerator::Tcg),
         memory_bytes: u64::from(files.default_mem_mib) << 20,
         kernel: files.vmlinux.clone(),
-        initrd: files.initrd.clone(),
+        root: RootFs::Initrd(files.initrd.clone()),
         cmdline: files.cmdline.clone(),
+        acpi: files.acpi,
         ..uml(name)
     }
 }
