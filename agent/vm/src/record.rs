@@ -13,6 +13,7 @@ use crate::error::VmError;
 use crate::exit::VmExit;
 use crate::hypervisor::FdRole;
 use crate::spec::VmSpec;
+use crate::template::Origin;
 
 /// Grows when the meaning of a field changes.
 const VERSION: u32 = 1;
@@ -41,6 +42,9 @@ pub(crate) struct Record {
     pub cgroup: Option<PathBuf>,
     /// Its process, from just before the program is run.
     pub process: Option<ProcessId>,
+    /// The template that it started from.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// It was paused.
     #[serde(default)]
     pub paused: bool,
@@ -52,7 +56,7 @@ pub(crate) struct Record {
 impl Record {
     /// An intent.
     pub(crate) fn new(spec: VmSpec, boot_id: String, fds: Vec<FdRole>, cgroup: Option<PathBuf>) -> Record {
-        Record { version: VERSION, spec, boot_id, fds, cgroup, process: None, paused: false, exit: None }
+        Record { version: VERSION, spec, boot_id, fds, cgroup, process: None, origin: None, paused: false, exit: None }
     }
 
     /// Reads a record.
