@@ -10,8 +10,12 @@ INIT   := target/x86_64-unknown-linux-gnu/guest/fleet-init
 DEMO_ROOT ?= /tmp/fleet-demo
 # How long `make fuzz` looks for wrong answers.
 FUZZ_SECONDS ?= 600
+# What the benchmarks start, how many and how often.
+BENCH_IMAGE ?= bench
+N ?= 1000
+RUNS ?= 1
 
-.PHONY: help setup build release install init images demo test lint unit fuzz fuzz-short bench bench-lang clean
+.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -42,6 +46,10 @@ images: build
 	@echo "fleet: building the guest image tiny, if it is not there"
 	@$(TARGET)/fleet image build tiny
 
+kernels: build ## Build both tiny kernels into the user's cache, if they are not there
+	@echo "fleet: building the tiny kernels for the tests, if they are not there (minutes, once)"
+	@$(TARGET)/fleet image build tiny --name tiny-kernels --kernel tiny-uml --kernel tiny-x86
+
 demo: setup build images ## Bring examples/hello.fleet up, look at it, and take it down
 	@deploy/demo.sh $(TARGET)/fleet $(DEMO_ROOT)
 
@@ -60,12 +68,15 @@ fuzz: ## Look for inputs that break a promise of the language, for FUZZ_SECONDS
 fuzz-short:
 	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds 20
 
-test: setup build images lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
+test: setup build images kernels lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
 	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
 
-bench: setup release images bench-lang ## Measure, and write docs/benchmarks.md
-	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --out docs/benchmarks.md
+bench: bench-lang bench-boot bench-ksm ## Measure everything, and write docs/benchmarks.md
+
+bench-boot: setup release bench-image ## Measure the start of N VMs beside a bare loop, and write its section
+	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --image $(BENCH_IMAGE) \
+	    --count $(N) --runs $(RUNS) --out docs/benchmarks.md
 
 bench-lang: ## Measure the language only, and write its section of docs/benchmarks.md
 	@$(CARGO) run --quiet --release --package netlang-bench -- --out docs/benchmarks.md

@@ -71,6 +71,7 @@ impl VmHost {
     /// # Errors
     /// When a directory cannot be made.
     pub fn new(config: HostConfig) -> Result<VmHost, VmError> {
+        no_huge_pages();
         for dir in [&config.run_dir, &config.ram_dir] {
             fs::create_dir_all(dir).map_err(VmError::io("cannot make", dir))?;
         }
@@ -216,6 +217,13 @@ fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, VmError> {
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
     paths.sort();
     Ok(paths)
+}
+
+/// Takes transparent huge pages from this process and, inherited, from the VMs that it starts: a huge page is handed out
+/// whole where a small guest touches a part of it, which costs some 7 MB a VM.
+fn no_huge_pages() {
+    // SAFETY: a plain system call on this process's own memory. Where it fails the VMs are larger, nothing else.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 /// Frequency of the time stamp counter, measured against the kernel's clock. An emulated guest has no other clock to

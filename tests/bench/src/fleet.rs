@@ -10,20 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cgroup::{self, Group};
-use crate::{Cost, MEMORY_MIB};
-
-/// What a run of fleet showed.
-#[derive(Clone, Debug, Default)]
-pub struct Run {
-    /// Until all guests had their settings.
-    pub cost: Cost,
-    /// Of each `fleet ps`, the program's start included, in ms.
-    pub ps_ms: Vec<f64>,
-    /// Resident memory of controller and agent afterwards, in bytes.
-    pub resident: u64,
-    /// Seconds of `fleet down`.
-    pub down: f64,
-}
+use crate::ping::{self, Answers};
+use crate::{Load, Run, host};
 
 /// A controller that ends with its value.
 struct Controller {
@@ -87,42 +75,91 @@ fn settings(root: &Path) -> [(&'static str, PathBuf); 2] {
     [("FLEET_ROOT", root.to_owned()), ("FLEET_CONFIG", root.join("config.toml"))]
 }
 
-/// Brings the VMs up and takes them down.
-pub fn run(fleet: &Path, images: &Path, count: u32, concurrency: usize) -> Result<Run> {
-    let root = PathBuf::from(format!("/tmp/fleet-bench-{}", std::process::id()));
+/// Brings the VMs up, measures them and takes them down.
+///
+/// # Errors
+/// When the controller does not come up or go down. VMs that fail are counted.
+pub fn run(fleet: &Path, images: &Path, load: &Load) -> Result<Run> {
+    let root = PathBuf::from(format!("/dev/shm/fleet-bench-{}", std::process::id()));
     let group = Group::new("bench-fleet")?;
     let controller = Controller::start(fleet, &root, images, &group)?;
     let file = root.join("bench.fleet");
-    fs::write(
-        &file,
-        format!("lan net = 10.77.0.0/16\nvm web[0..{count}] {{ on net; hypervisor uml; mem {MEMORY_MIB}MiB }}\n"),
-    )?;
+    fs::write(&file, network(load))?;
+    let free = host::settled_available()?;
 
     let done = AtomicBool::new(false);
     let before = cgroup::cpu_seconds(group.path())?;
     let (up, ps_ms) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&controller, &done));
-        let up = bring_up(&controller, &group, &file, concurrency);
+        let up = bring_up(&controller, &group, &file);
         done.store(true, Ordering::Relaxed);
         (up, watching.join().unwrap_or_default())
     });
-    let wall = up?;
-    let vms = cgroup::root()?.join(instance(&controller)?);
-    let cost =
-        Cost { wall, guests_cpu: cgroup::cpu_seconds(&vms)?, starter_cpu: cgroup::cpu_seconds(group.path())? - before };
-    let resident = resident_bytes(controller.child.id())?;
+    let (wall, failed) = up?;
+    let instance = instance(&controller)?;
+    let vms = cgroup::root()?.join(&instance);
+    let mut run = Run {
+        wall,
+        guests_cpu: cgroup::cpu_seconds(&vms)?,
+        starter_cpu: cgroup::cpu_seconds(group.path())? - before,
+        ps_ms,
+        failed,
+        ..Run::default()
+    };
+    if load.wired {
+        run.answers = ask(&controller, &instance, load)?;
+    }
+    run.memory = free.saturating_sub(host::settled_available()?) as f64;
+    run.idle = host::idle_share(&[vms, group.path().to_owned()])?;
+    run.resident = resident_bytes(controller.child.id())?;
     let begin = Instant::now();
     let down = controller.command(&["down"]).output()?;
+    run.down = begin.elapsed().as_secs_f64();
     ensure!(down.status.success(), "fleet down failed: {}", String::from_utf8_lossy(&down.stderr));
-    Ok(Run { cost, ps_ms, resident, down: begin.elapsed().as_secs_f64() })
+    Ok(run)
 }
 
-/// Seconds of `fleet up`, whose own CPU time counts too: it runs in the controller's group.
-fn bring_up(controller: &Controller, group: &Group, file: &Path, concurrency: usize) -> Result<f64> {
+/// The network file of a load. A Linux bridge has at most 1023 ports, so a lan gets a thousand VMs at most.
+fn network(load: &Load) -> String {
+    let mut text = String::new();
+    for (lan, count) in load.lans().into_iter().enumerate() {
+        let on = if load.wired {
+            text += &format!("lan net{lan} = 10.{}.0.0/16\nrouter gw{lan} {{ on net{lan} }}\n", 77 + lan);
+            format!("on net{lan}; ")
+        } else {
+            String::new()
+        };
+        let (image, hypervisor, memory) = (&load.image, load.hypervisor(), load.memory_mib);
+        text += &format!("vm web{lan}[0..{count}] {{ {on}image {image}; hypervisor {hypervisor}; mem {memory}MiB }}\n");
+    }
+    text
+}
+
+/// Asks all VMs from the routers of their lans; gives the earliest and the latest answer.
+fn ask(controller: &Controller, instance: &str, load: &Load) -> Result<Answers> {
+    let ps = controller.command(&["ps", "--json"]).output()?;
+    let document: serde_json::Value = serde_json::from_slice(&ps.stdout).context("fleet ps gave no JSON")?;
+    let vms = document["vms"].as_array().context("fleet ps gave no list of VMs")?;
+    let mut all = Answers::default();
+    for lan in 0..load.lans().len() {
+        let name = format!("web{lan}[");
+        let guests = vms.iter().filter(|vm| vm["name"].as_str().is_some_and(|vm| vm.starts_with(&name)));
+        let address = |vm: &serde_json::Value| vm["addresses"][0].as_str()?.split('/').next()?.parse().ok();
+        let guests: Vec<_> = guests.filter_map(address).collect();
+        let answers = ping::all(&Path::new("/run/netns").join(format!("{instance}-bench-r-gw{lan}")), &guests)?;
+        all.first = if lan == 0 { answers.first } else { all.first.min(answers.first) };
+        all.last = all.last.max(answers.last);
+        all.missing += answers.missing;
+    }
+    Ok(all)
+}
+
+/// Seconds of `fleet up`, whose own CPU time counts too (it runs in the controller's group), and how many VMs failed.
+fn bring_up(controller: &Controller, group: &Group, file: &Path) -> Result<(f64, u64)> {
     let procs = fs::File::options().write(true).open(group.path().join("cgroup.procs"))?;
     let fd = std::os::fd::AsRawFd::as_raw_fd(&procs);
     let mut command = controller.command(&["up", "--no-check", "--json"]);
-    command.arg("--concurrency").arg(concurrency.to_string()).arg(file);
+    command.arg(file);
     // SAFETY: one write to a descriptor that lives until `output` returns.
     unsafe {
         command.pre_exec(move || {
@@ -133,13 +170,20 @@ fn bring_up(controller: &Controller, group: &Group, file: &Path, concurrency: us
     let begin = Instant::now();
     let up = command.output()?;
     let wall = begin.elapsed().as_secs_f64();
-    if !up.status.success() {
+    let document: Option<serde_json::Value> = serde_json::from_slice(&up.stdout).ok();
+    let outcomes = document.as_ref().and_then(|document| document["outcomes"].as_array());
+    let Some(outcomes) = outcomes else {
         bail!("fleet up failed: {}{}", String::from_utf8_lossy(&up.stdout), String::from_utf8_lossy(&up.stderr));
+    };
+    let failed = |outcome: &&serde_json::Value| !matches!(outcome["outcome"].as_str(), Some("ok" | "already_so"));
+    let failed: Vec<_> = outcomes.iter().filter(failed).collect();
+    for outcome in &failed {
+        eprintln!("bench: {} VMs: {}", outcome["count"], outcome["reason"].as_str().unwrap_or_default());
     }
-    Ok(wall)
+    Ok((wall, failed.iter().filter_map(|outcome| outcome["count"].as_u64()).sum()))
 }
 
-/// Asks `fleet ps` again and again, ten times a second, until told that it is done.
+/// Asks `fleet ps` again and again, five times a second, until told that it is done.
 fn watch(controller: &Controller, done: &AtomicBool) -> Vec<f64> {
     let mut times = Vec::new();
     while !done.load(Ordering::Relaxed) {
@@ -147,7 +191,7 @@ fn watch(controller: &Controller, done: &AtomicBool) -> Vec<f64> {
         if controller.command(&["ps", "--json"]).output().is_ok_and(|out| out.status.success()) {
             times.push(begin.elapsed().as_secs_f64() * 1e3);
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(200));
     }
     times
 }

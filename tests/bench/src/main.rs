@@ -1,13 +1,15 @@
-//! `make bench`: what `fleet up` costs beside a bare loop that starts the same VMs, in one run on one machine.
+//! `make bench-boot`: what fleet costs beside a bare loop that starts the same VMs, in one run on one machine.
 //!
-//! Both start the same UML processes (same kernel, initrd, memory, command line, one tap each on one bridge), as many
-//! at once, and are done when every guest's init has spoken. Fleet also gives each guest its settings. CPU seconds are
-//! read from control groups (`cpu.stat`): all of the guests and their helpers, and whoever starts them. Runs alternate,
-//! and the medians are compared, so that what else the machine does hits both.
+//! Both start the same processes (same kernel, root, memory, command line), with and without a network interface, and
+//! are done when every guest's init has its settings. Then all guests are asked by echo requests from the host's side of
+//! their lan. CPU seconds are read from control groups (`cpu.stat`): all of the guests and their helpers, and whoever
+//! starts them. Memory is the difference of MemAvailable, so that everything counts, kernel and agent too.
 
 mod bare;
 mod cgroup;
 mod fleet;
+mod host;
+mod ping;
 mod report;
 
 use std::path::PathBuf;
@@ -17,8 +19,10 @@ use clap::Parser;
 use fleet_images::ImageStore;
 use netlang_bench::page::write_section;
 
-/// Guest memory in MiB: what Debian's UML kernel needs.
-const MEMORY_MIB: u32 = 48;
+use crate::ping::Answers;
+
+/// VMs of one lan: a Linux bridge takes 1023 ports (`BR_MAX_PORTS`).
+const LAN: u32 = 1000;
 
 /// Measures `fleet up` beside a bare loop.
 #[derive(Debug, Parser)]
@@ -27,14 +31,23 @@ struct Cli {
     #[arg(long)]
     fleet: PathBuf,
     /// VMs to start
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 100)]
     count: u32,
-    /// VMs starting at once; the same for both
+    /// VMs that the bare loop starts at once; fleet finds its own number
     #[arg(long, default_value_t = 8)]
     concurrency: usize,
     /// Runs of each; medians are compared
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 1)]
     runs: usize,
+    /// What is measured, separated by commas: uml, uml-net, clones, clones-net
+    #[arg(long, default_value = "uml,uml-net,clones,clones-net", value_delimiter = ',')]
+    cases: Vec<String>,
+    /// Only fleet, for counts that a bare loop takes too long for
+    #[arg(long)]
+    no_floor: bool,
+    /// The image
+    #[arg(long, default_value = "tiny")]
+    image: String,
     /// Where images are
     #[arg(long, default_value = "/var/lib/fleet/images")]
     images: PathBuf,
@@ -43,40 +56,112 @@ struct Cli {
     out: Option<PathBuf>,
 }
 
-/// One run: until every guest was up.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cost {
-    /// Seconds.
-    wall: f64,
-    /// Seconds of the guests and all of their processes.
-    guests_cpu: f64,
-    /// Seconds of whoever started them.
-    starter_cpu: f64,
+/// What is started.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// VMs.
+    pub count: u32,
+    /// At once, by the bare loop.
+    pub concurrency: usize,
+    /// Each has an interface on a lan.
+    pub wired: bool,
+    /// QEMU, clones of a template; else user-mode Linux.
+    pub clones: bool,
+    /// Name of the image.
+    pub image: String,
+    /// Guest memory.
+    pub memory_mib: u32,
 }
 
-impl Cost {
-    fn cpu(self) -> f64 {
-        self.guests_cpu + self.starter_cpu
+impl Load {
+    /// The hypervisor's name in a network file.
+    pub fn hypervisor(&self) -> &'static str {
+        if self.clones { "qemu" } else { "uml" }
+    }
+
+    /// VMs of each lan.
+    pub fn lans(&self) -> Vec<u32> {
+        let full = self.count / LAN;
+        let rest = Some(self.count % LAN).filter(|rest| *rest > 0);
+        (0..full).map(|_| LAN).chain(rest).collect()
     }
 }
 
-fn main() -> Result<()> {
+/// One run.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// Seconds until every guest had its settings.
+    pub wall: f64,
+    /// CPU seconds of the guests and all of their processes until then.
+    pub guests_cpu: f64,
+    /// CPU seconds of whoever started them until then.
+    pub starter_cpu: f64,
+    /// Bytes that are not available any more, of all.
+    pub memory: f64,
+    /// Share of one core that all take when idle.
+    pub idle: f64,
+    /// Over the network, from the moment when all had their settings.
+    pub answers: Answers,
+    /// VMs that failed.
+    pub failed: u64,
+    /// Of each `fleet ps` meanwhile, the program's start included, in ms.
+    pub ps_ms: Vec<f64>,
+    /// Resident memory of controller and agent afterwards, in bytes.
+    pub resident: u64,
+    /// Seconds of `fleet down`.
+    pub down: f64,
+}
+
+/// A load by bare loop and by fleet.
+pub struct Case {
+    /// What was started.
+    pub load: Load,
+    /// Its runs by the bare loop; empty when it was left out.
+    pub bare: Vec<Run>,
+    /// Its runs by fleet.
+    pub fleet: Vec<Run>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
     let cli = Cli::parse();
     let store = ImageStore::open(&cli.images)?;
-    let image = store.resolve("tiny").context("the bench needs the image tiny: `make images`")?;
-    let uml = image.uml.context("the image tiny has no UML kernel")?;
-    let mut bare_runs = Vec::new();
-    let mut fleet_runs = Vec::new();
-    for run in 1..=cli.runs {
-        eprintln!("bench: run {run} of {}: the bare loop, {} VMs", cli.runs, cli.count);
-        bare_runs.push(bare::run(&uml, cli.count, cli.concurrency)?);
-        eprintln!("bench: run {run} of {}: fleet up, {} VMs", cli.runs, cli.count);
-        fleet_runs.push(fleet::run(&cli.fleet, &cli.images, cli.count, cli.concurrency)?);
+    let image = store.resolve(&cli.image).context("the bench needs an image with the tiny kernels: `make kernels`")?;
+    let uml = image.uml.as_ref().context("the image has no UML kernel")?;
+    let (_, lpj) = fleet_vm::probe::probe_uml(Some(&uml.kernel), std::path::Path::new("/dev/shm")).await;
+    let mut cases = Vec::new();
+    for name in &cli.cases {
+        let load = load(&cli, name, &image)?;
+        let mut case = Case { load, bare: Vec::new(), fleet: Vec::new() };
+        for run in 1..=cli.runs {
+            if !cli.no_floor {
+                eprintln!("bench: {name}, run {run} of {}: the bare loop, {} VMs", cli.runs, cli.count);
+                case.bare.push(bare::uml::run(uml, lpj, &case.load)?);
+            }
+            eprintln!("bench: {name}, run {run} of {}: fleet up, {} VMs", cli.runs, cli.count);
+            case.fleet.push(fleet::run(&cli.fleet, &cli.images, &case.load)?);
+        }
+        cases.push(case);
     }
-    let table = report::table(&bare_runs, &fleet_runs, cli.count, cli.concurrency);
-    print!("{table}");
+    let section = report::section(&cases, cli.count);
+    print!("{section}");
     if let Some(out) = cli.out {
-        write_section(&out, "`fleet up`", &table)?;
+        write_section(&out, &format!("`fleet up` of {} VMs", cli.count), &section)?;
     }
     Ok(())
+}
+
+fn load(cli: &Cli, name: &str, image: &fleet_images::Image) -> Result<Load> {
+    let (clones, wired) = match name {
+        "uml" => (false, false),
+        "uml-net" => (false, true),
+        "clones" => (true, false),
+        "clones-net" => (true, true),
+        _ => anyhow::bail!("no case `{name}`: there are uml, uml-net, clones and clones-net"),
+    };
+    let uml = image.uml.as_ref().map(|files| files.default_mem_mib);
+    let x86 = image.x86.as_ref().map(|files| files.default_mem_mib);
+    let memory_mib = if clones { x86 } else { uml }.context("the image has no kernel for this case")?;
+    let (count, concurrency) = (cli.count, cli.concurrency);
+    Ok(Load { count, concurrency, wired, clones, image: cli.image.clone(), memory_mib })
 }

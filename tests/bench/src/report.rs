@@ -1,9 +1,8 @@
-//! The section of the page of benchmarks.
+//! The section of the page of benchmarks: one table, fleet beside the bare loop.
 
 use netlang_bench::page::machine;
 
-use crate::Cost;
-use crate::fleet::Run;
+use crate::{Case, Run};
 
 /// The middle value; of an even number, the upper one.
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -17,33 +16,60 @@ fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
     values.get(at).copied().unwrap_or(f64::NAN)
 }
 
+/// A line of the table: its name, its value of a run, and how many digits are worth telling.
+type Line = (&'static str, fn(&Run, f64) -> f64, usize);
+
+/// Values by run and number of VMs.
+const LINES: &[Line] = &[
+    ("wall, s", |run, _| run.wall, 1),
+    ("CPU a VM, s", |run, n| (run.guests_cpu + run.starter_cpu) / n, 4),
+    ("… of the guest", |run, n| run.guests_cpu / n, 4),
+    ("… of the starter", |run, n| run.starter_cpu / n, 4),
+    ("memory a VM, MB", |run, n| run.memory / n / 1e6, 2),
+    ("idle, % of a core a VM", |run, n| run.idle * 100.0 / n, 4),
+    ("first answer, s", |run, _| run.answers.first, 3),
+    ("last answer, s", |run, _| run.answers.last, 3),
+    ("no answer", |run, _| run.answers.missing as f64, 0),
+    ("failed", |run, _| run.failed as f64, 0),
+];
+
 /// A section of Markdown.
-pub fn table(bare: &[Cost], fleet: &[Run], count: u32, concurrency: usize) -> String {
-    let of = |costs: &[Cost], what: fn(&Cost) -> f64| median(costs.iter().map(what));
-    let fleet_costs: Vec<Cost> = fleet.iter().map(|run| run.cost).collect();
-    let row = |name: &str, what: fn(&Cost) -> f64| {
-        let (floor, cost) = (of(bare, what), of(&fleet_costs, what));
-        format!("| {name} | {floor:.2} | {cost:.2} | {:.2} |\n", cost / floor)
-    };
-    let ps: Vec<f64> = fleet.iter().flat_map(|run| run.ps_ms.clone()).collect();
-    let (p50, p95) = (median(ps.clone()), percentile(ps.clone(), 95));
-    let resident = median(fleet.iter().map(|run| run.resident as f64)) / 1e6;
-    let down = median(fleet.iter().map(|run| run.down));
-    let mut text = format!(
-        "## `fleet up` of {count} UML VMs\n\n{}\n\n{count} VMs of the image `tiny` (Debian's UML kernel, 48 MiB), one tap each on one bridge, \
-         {concurrency} starting at once, medians of {} alternating runs. The bare loop starts the same processes and \
-         waits for the first byte of each guest's init; fleet also gives each guest its addresses.\n\n",
-        machine(),
-        bare.len()
-    );
+pub fn section(cases: &[Case], count: u32) -> String {
+    let mut text = format!("## `fleet up` of {count} VMs\n\n{}\n\n", machine());
+    text += "Medians. Bare: a loop that starts the same processes; both are done when each guest has its settings. CPU and \
+             idle time of all processes, starter included; memory as the difference of MemAvailable. Answers to echo requests \
+             from the host's side of the lan are counted from the moment when all guests had their settings.\n\n";
+    for case in cases {
+        text += &table(case);
+    }
+    text
+}
+
+fn table(case: &Case) -> String {
+    let (load, n) = (&case.load, f64::from(case.load.count));
+    let what = if load.clones { "QEMU clones" } else { "user-mode Linux" };
+    let wired = if load.wired { "each with an interface on a lan" } else { "without network" };
+    let mut text = format!("### {what}, {} MiB, {wired}\n\n", load.memory_mib);
     text += "| | bare loop | fleet | ratio |\n|---|---|---|---|\n";
-    text += &row("wall, s", |cost| cost.wall);
-    text += &row("CPU of all, s", |cost| cost.cpu());
-    text += &row("CPU of the guests, s", |cost| cost.guests_cpu);
-    text += &row("CPU of the starter, s", |cost| cost.starter_cpu);
+    for (name, value, digits) in LINES {
+        if !load.wired && name.contains("answer") {
+            continue;
+        }
+        let of = |runs: &[Run]| median(runs.iter().map(|run| value(run, n)));
+        let (bare, fleet) = (of(&case.bare), of(&case.fleet));
+        let cell = |value: f64| if value.is_nan() { "–".to_owned() } else { format!("{value:.digits$}") };
+        let ratio = fleet / bare;
+        let ratio = if ratio.is_finite() { format!("{ratio:.2}") } else { "–".to_owned() };
+        text += &format!("| {name} | {} | {} | {ratio} |\n", cell(bare), cell(fleet));
+    }
+    let ps: Vec<f64> = case.fleet.iter().flat_map(|run| run.ps_ms.clone()).collect();
+    let (p50, p95) = (median(ps.clone()), percentile(ps.clone(), 95));
+    let resident = median(case.fleet.iter().map(|run| run.resident as f64)) / 1e6;
+    let down = median(case.fleet.iter().map(|run| run.down));
     text += &format!(
-        "\n- `fleet ps --json` while they boot (the program's own start included, {} calls): median {p50:.0} ms, p95 {p95:.0} ms.\n\
-         - Controller and agent, one process, with {count} VMs up: {resident:.0} MB resident.\n- `fleet down` of all: {down:.2} s.\n",
+        "\n- {} run(s); `fleet ps --json` meanwhile (the program's own start included, {} calls): median {p50:.0} ms, p95 \
+         {p95:.0} ms.\n- Controller and agent, one process: {resident:.0} MB resident. `fleet down`: {down:.2} s.\n\n",
+        case.fleet.len(),
         ps.len()
     );
     text

@@ -23,8 +23,8 @@ use crate::machine::Parts;
 /// Bytes that may wait to be written before no more requests are taken.
 const WRITE_LIMIT: usize = 128 * 1024;
 
-/// Bytes read at once.
-const READ_PIECE: usize = 64 * 1024;
+/// Bytes read at once. On the stack of whoever reads: a buffer kept for each VM would be most of an agent's memory.
+const READ_PIECE: usize = 16 * 1024;
 
 /// First and longest wait before `Attach` is sent again, or a broken stream is opened again. A guest says by itself when
 /// it has come up; this is for the case that those bytes were lost.
@@ -85,7 +85,6 @@ impl Task {
 
     /// Serves one connection until it breaks.
     async fn serve(&mut self, stream: &UnixStream, session: &mut Session) -> io::Error {
-        let mut bytes = vec![0; READ_PIECE];
         let mut decoder = Decoder::default();
         let mut retry = RETRY.0;
         let mut again = Instant::now() + retry;
@@ -94,20 +93,10 @@ impl Task {
             let room = session.out.len() < WRITE_LIMIT;
             tokio::select! {
                 ready = stream.readable() => {
-                    let read = ready.and_then(|()| stream.try_read(&mut bytes));
+                    let read = ready.and_then(|()| session.read(stream, &mut decoder, &mut self.last_boot));
                     match read {
-                        Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
-                        Ok(got) => {
-                            let messages = decoder.push::<ToAgent>(&bytes[..got]);
-                            if let Some(total) = decoder.take_note() {
-                                session.pacer.noted(total);
-                            }
-                            for message in messages {
-                                session.take(message, &mut self.last_boot);
-                            }
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(error) => return error,
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return error,
+                        _ => {}
                     }
                 }
                 ready = stream.writable(), if !session.out.is_empty() && session.pacer.room() > 0 => {
@@ -263,6 +252,21 @@ impl Session {
             self.send(&ToGuest::Signal { id, signal: libc::SIGKILL });
             self.send(&ToGuest::Grant { id, bytes: WINDOW_BYTES });
         }
+    }
+
+    /// Reads once and takes what was said.
+    fn read(&mut self, stream: &UnixStream, decoder: &mut Decoder, last_boot: &mut Option<u64>) -> io::Result<()> {
+        let mut bytes = [0; READ_PIECE];
+        let got = stream.try_read(&mut bytes)?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let messages = decoder.push::<ToAgent>(&bytes[..got]);
+        if let Some(total) = decoder.take_note() {
+            self.pacer.noted(total);
+        }
+        messages.into_iter().for_each(|message| self.take(message, last_boot));
+        Ok(())
     }
 
     /// What the guest says.

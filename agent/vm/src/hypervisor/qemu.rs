@@ -3,9 +3,14 @@
 //! - An uncompressed vmlinux is booted through its PVH entry: QEMU maps an ELF file instead of copying it, and the
 //!   guest does not unpack itself.
 //! - Debian's cloud kernel finds virtio-mmio devices only through ACPI. With ACPI the guest needs neither PIT, PIC nor
-//!   RTC; without them its idle tick costs half. Under TCG there is then no clock to calibrate the time stamp counter
-//!   with, so the host's frequency is told (`tsc_early_khz`), the watchdog of the counter is off, and `+arat` keeps
-//!   the local timer running in idle.
+//!   RTC; without them its idle tick costs half. A kernel without ACPI gets all three, and the devices on its command
+//!   line, which QEMU adds by itself.
+//! - Under TCG the guest is told the host's frequency (`tsc_early_khz`): with ACPI it has no other clock to measure its time
+//!   stamp counter with, and without ACPI measuring fails on a busy host, and the guest then counts ticks for ever. The
+//!   delay loop follows from it, so no `lpj=` is needed. The watchdog of the counter is off, and `+arat` keeps the local
+//!   timer running in idle.
+//! - The channel's device has one port. With QEMU's usual 31 the guest makes 64 queues of 1024 entries at boot, 7 MB of
+//!   memory that nobody uses.
 //! - Control channel, console and monitor (QMP) are sockets in server mode: they outlive the agent. The agent makes and
 //!   binds them before the process starts, so that connecting never has to wait for QEMU.
 //! - `-no-reboot` and `panic=-1`: a guest that panics or reboots ends its process, which is how the agent learns of it.
@@ -91,7 +96,7 @@ impl Hypervisor for Qemu {
         add(&["-name", &escape(&spec.label())]);
         add(&["-append", &append(spec, accelerator, host)]);
         add(&["-chardev", &listener("control", fd(FdRole::ControlListener))]);
-        add(&["-device", "virtio-serial-device"]);
+        add(&["-device", "virtio-serial-device,max_ports=2"]); // port 0 is for old guests' consoles
         add(&["-device", &format!("virtserialport,chardev=control,name={CONTROL_PORT}")]);
         add(&["-device", "isa-serial,chardev=console"]);
         add(&["-chardev", &listener("monitor", fd(FdRole::MonitorListener))]);
@@ -137,10 +142,7 @@ fn append(spec: &VmSpec, accelerator: Accelerator, host: &HostFacts) -> String {
     let mut words = vec![spec.cmdline.clone(), "console=ttyS0".to_owned(), "panic=-1".to_owned()];
     if accelerator == Accelerator::Tcg {
         words.push("tsc=nowatchdog".to_owned());
-        if spec.acpi {
-            words.push(format!("tsc_early_khz={}", host.tsc_khz));
-        }
-        words.extend(spec.lpj.map(|lpj| format!("lpj={lpj}")));
+        words.push(format!("tsc_early_khz={}", host.tsc_khz));
     }
     words.join(" ")
 }
@@ -168,10 +170,10 @@ mod tests {
             .unwrap();
         assert_eq!(
             text(&command),
-            "/usr/bin/qemu -M microvm,acpi=on,pit=off,pic=off,rtc=off -accel tcg,tb-size=16 -cpu qemu64,+arat -m 48M \
+            "/usr/bin/qemu -M microvm,acpi=on,pit=off,pic=off,rtc=off -accel tcg,tb-size=8 -cpu qemu64,+arat -m 48M \
              -smp 1 -nodefaults -no-user-config -display none -no-reboot -name exp.web-1 \
              -append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 \
-             -chardev socket,id=control,fd=3,server=on,wait=off -device virtio-serial-device \
+             -chardev socket,id=control,fd=3,server=on,wait=off -device virtio-serial-device,max_ports=2 \
              -device virtserialport,chardev=control,name=org.fleet.control -device isa-serial,chardev=console \
              -chardev socket,id=monitor,fd=5,server=on,wait=off -mon chardev=monitor,mode=control \
              -netdev tap,id=net0,fd=6 -device virtio-net-device,netdev=net0,mac=02:00:00:00:00:00 \

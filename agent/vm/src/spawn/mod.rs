@@ -1,4 +1,4 @@
-//! Starting a process so that it can never be lost.
+//! Starting a process so that it can never be lost, and without copying the agent.
 //!
 //! The child is made with `clone3(2)`: it is born in its control group and the caller has a pidfd of it from the first
 //! moment. Then it waits. The caller writes down who the child is and only then says "go"; if the caller dies before,
@@ -6,31 +6,34 @@
 //! killed.
 //!
 //! ```text
-//! agent                                     child
-//! clone3(PIDFD | INTO_CGROUP) ------------> setsid, descriptors in place, all others closed
-//! writes the record                         reads the go pipe
-//! one byte into the go pipe --------------> execve
-//! reads the error pipe: end = it runs <---- (closed by execve, or errno)
+//! agent                                       child
+//! clone3(VM | PIDFD | INTO_CGROUP) ---------> setsid, descriptors in place, all others closed
+//! writes the record                           reads the line
+//! one byte into the line -------------------> execve
+//! reads the line: end = it runs <------------ (closed by execve, or errno)
 //! ```
-//! Between clone and exec the child calls only what is async-signal-safe, on memory prepared before: other threads may
-//! have held any lock at the moment of the clone.
+//! The child shares the agent's memory until it runs its program (`CLONE_VM`), on a stack of its own: a copy of an agent
+//! that looks after thousands of VMs would cost more than the start of a small VM. So what the child does until then
+//! is in `child.rs` and keeps to bare system calls.
 
-use std::ffi::{CStr, CString, NulError, OsString};
+mod child;
+
+use std::ffi::{CString, NulError, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::pipe2;
 
 use crate::hypervisor::FIRST_FD;
+use child::Stack;
 
 /// The kernel's killer of last resort takes a VM before the agent or a system service.
-const OOM_SCORE_ADJ: &CStr = c"300";
+const OOM_SCORE_ADJ: &str = "300";
 
 /// `CLONE_CLEAR_SIGHAND` of `linux/sched.h`; too wide for the constant of the libc crate.
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
@@ -60,8 +63,10 @@ pub(crate) struct Program<'a> {
 pub(crate) struct Waiting {
     pid: i32,
     pidfd: Option<OwnedFd>,
-    go: Option<File>,
-    error: File,
+    line: Option<UnixStream>,
+    /// What the child uses until it runs its program or has ended: freed only then.
+    _plan: Box<Plan>,
+    _stack: Stack,
 }
 
 impl Waiting {
@@ -75,13 +80,15 @@ impl Waiting {
     /// # Errors
     /// What `execve` said.
     pub(crate) fn go(mut self) -> io::Result<OwnedFd> {
-        if let Some(mut go) = self.go.take() {
-            go.write_all(&[1])?;
-        }
+        let Some(line) = &mut self.line else { return Err(io::ErrorKind::NotConnected.into()) };
+        line.write_all(&[1])?;
         let mut errno = [0; 4];
-        match self.error.read_exact(&mut errno) {
+        match line.read_exact(&mut errno) {
             Ok(()) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                // Not before it has memory of its own: the kernel gives all processes that share memory one score.
+                // Where it fails the VM is as dear to the kernel as other processes are.
+                let _ = std::fs::write(format!("/proc/{}/oom_score_adj", self.pid), OOM_SCORE_ADJ);
                 self.pidfd.take().ok_or_else(|| io::ErrorKind::NotFound.into())
             }
             Err(error) => Err(error),
@@ -92,7 +99,7 @@ impl Waiting {
 impl Drop for Waiting {
     /// Ends and reaps a child that was not let go, or could not run the program.
     fn drop(&mut self) {
-        drop(self.go.take());
+        drop(self.line.take());
         if let Some(pidfd) = self.pidfd.take() {
             let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
         }
@@ -104,15 +111,18 @@ struct Plan {
     program: CString,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
-    /// Descriptors to be put at 0, 1, 2, 3, …; the last two are the go pipe and the error pipe.
+    /// Descriptors to be put at 0, 1, 2, 3, …; the last one is the line.
     sources: Vec<RawFd>,
     fixed_addresses: bool,
     /// Owners of what `argv` and `envp` point to.
     _strings: Vec<CString>,
 }
 
+// SAFETY: the pointers are to the strings that the plan owns, which nobody changes.
+unsafe impl Send for Plan {}
+
 impl Plan {
-    fn new(program: &Program<'_>, null: &File, go: &OwnedFd, error: &OwnedFd) -> Result<Plan, NulError> {
+    fn new(program: &Program<'_>, null: &File, line: &UnixStream) -> Result<Plan, NulError> {
         let path = CString::new(program.program.as_os_str().as_bytes())?;
         let mut strings = vec![path.clone()];
         for arg in program.args {
@@ -129,7 +139,7 @@ impl Plan {
         let mut sources = vec![null.as_raw_fd(), output, output];
         debug_assert_eq!(sources.len(), FIRST_FD as usize);
         sources.extend(program.fds.iter().map(AsRawFd::as_raw_fd));
-        sources.extend([go.as_raw_fd(), error.as_raw_fd()]);
+        sources.push(line.as_raw_fd());
         Ok(Plan {
             program: path,
             argv: pointers(&strings[..args]),
@@ -147,12 +157,12 @@ impl Plan {
 /// When a descriptor or a process cannot be made.
 pub(crate) fn prepare(program: &Program<'_>) -> io::Result<Waiting> {
     let null = File::open("/dev/null")?;
-    let (go_read, go_write) = pipe2(OFlag::O_CLOEXEC)?;
-    let (error_read, error_write) = pipe2(OFlag::O_CLOEXEC)?;
-    let mut plan = Plan::new(program, &null, &go_read, &error_write)?;
+    let (line, childs_line) = UnixStream::pair()?;
+    let mut plan = Box::new(Plan::new(program, &null, &childs_line)?);
+    let stack = Stack::new()?;
 
     let mut pidfd: RawFd = -1;
-    let mut flags = libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
+    let mut flags = (libc::CLONE_VM | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND;
     if program.cgroup.is_some() {
         flags |= CLONE_INTO_CGROUP;
     }
@@ -166,74 +176,14 @@ pub(crate) fn prepare(program: &Program<'_>) -> io::Result<Waiting> {
     // No signal may run a handler of this process in the child, where it would write into the runtime's own pipes.
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: without CLONE_VM the child has its own copy of all memory, like after fork(2); it runs only `child`,
-    // which keeps to async-signal-safe calls and never returns. `args` outlives the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
-    if pid == 0 {
-        // SAFETY: this is the child of the clone above, and `plan` is its own copy.
-        unsafe { child(&mut plan) }
-    }
-    let error = io::Error::last_os_error();
+    // SAFETY: plan and stack live in the `Waiting` that is made below, until the child has memory of its own or is gone;
+    // where no child was made, nobody uses them.
+    let made = unsafe { child::start(args, &stack, &raw mut *plan) };
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-    if pid < 0 {
-        return Err(error);
-    }
+    let pid = made?;
     // SAFETY: clone3 succeeded with CLONE_PIDFD, so it stored a new descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    let pid = i32::try_from(pid).map_err(io::Error::other)?;
-    Ok(Waiting { pid, pidfd: Some(pidfd), go: Some(go_write.into()), error: error_read.into() })
-}
-
-/// The child's way from clone to exec.
-///
-/// # Safety
-/// Only in a child that shares no memory with its parent; only async-signal-safe calls are made.
-unsafe fn child(plan: &mut Plan) -> ! {
-    // SAFETY: plain system calls on the child's own state; every pointer is to memory that `plan` owns, and `argv` and
-    // `envp` end in null pointers.
-    unsafe {
-        let count = plan.sources.len() as RawFd;
-        libc::setsid();
-        // First out of the way of the places, then into them: dup2 also clears close-on-exec.
-        for source in &mut plan.sources {
-            *source = libc::fcntl(*source, libc::F_DUPFD, count);
-            if *source < 0 {
-                libc::_exit(126);
-            }
-        }
-        for place in 0..count {
-            libc::dup2(plan.sources[place as usize], place);
-        }
-        libc::syscall(libc::SYS_close_range, count, libc::c_uint::MAX, 0);
-        let (go, error) = (count - 2, count - 1);
-        libc::fcntl(go, libc::F_SETFD, libc::FD_CLOEXEC);
-        libc::fcntl(error, libc::F_SETFD, libc::FD_CLOEXEC);
-
-        libc::umask(0o077);
-        libc::chdir(c"/".as_ptr());
-        libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
-        let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core);
-        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        libc::write(score, OOM_SCORE_ADJ.as_ptr().cast(), OOM_SCORE_ADJ.count_bytes());
-        libc::close(score);
-        if plan.fixed_addresses {
-            libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
-        }
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-
-        let mut byte = 0_u8;
-        if libc::read(go, (&raw mut byte).cast(), 1) != 1 {
-            libc::_exit(125); // the agent has died, or gave this child up
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        libc::execve(plan.program.as_ptr(), plan.argv.as_ptr(), plan.envp.as_ptr());
-        let errno = *libc::__errno_location();
-        libc::write(error, (&raw const errno).cast(), size_of_val(&errno));
-        libc::_exit(127)
-    }
+    Ok(Waiting { pid, pidfd: Some(pidfd), line: Some(line), _plan: plan, _stack: stack })
 }
 
 #[cfg(test)]
