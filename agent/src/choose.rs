@@ -121,7 +121,7 @@ impl<'a> Chooser<'a> {
             root,
             cmdline: cmdline.clone(),
             acpi,
-            lpj: usable.lpj,
+            lpj: (kind == HypervisorKind::Uml).then(|| self.probed.uml_lpj(kernel)).flatten(),
             nics: vm.nics.clone(),
         };
         Ok(Wanted { vm, spec })

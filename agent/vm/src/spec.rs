@@ -92,7 +92,7 @@ pub struct VmSpec {
     /// The kernel finds its devices by ACPI; else on its command line. Of `qemu`.
     #[serde(default = "with_acpi")]
     pub acpi: bool,
-    /// `lpj=` for the kernel, as measured by [`crate::probe::probe_uml`]; saves most of a small kernel's boot time.
+    /// `lpj=` for a UML kernel, as measured by [`crate::probe::probe_uml`]; saves most of a small kernel's boot time.
     pub lpj: Option<u64>,
     /// Interfaces in order.
     pub nics: Vec<NicSpec>,

@@ -140,33 +140,4 @@ fn folder(cache: &Path) -> PathBuf {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kernel_is_described_and_its_options_are_understood() {
-        for name in TinyKernel::names() {
-            let kernel = TinyKernel::find(name).unwrap();
-            assert_eq!(kernel.name, name);
-            options::merge(&[&Fragment { origin: name.to_owned(), text: kernel.options.to_owned() }]).unwrap();
-            assert!(kernel.image.memory.default_mib >= kernel.image.memory.minimum_mib);
-        }
-    }
-
-    #[test]
-    fn an_unknown_kernel_is_answered_with_those_that_are_known() {
-        let error = TinyKernel::find("tiny-arm").unwrap_err().to_string();
-        assert!(error.contains("'tiny-arm'") && error.contains("tiny-uml, tiny-x86"), "{error}");
-    }
-
-    #[test]
-    fn another_option_is_another_kernel() {
-        let deb = Deb { package: "p".into(), file_name: "p_1_all.deb".into(), bytes: 1, sha256: "00".into() };
-        let key = |text: &str| {
-            let fragment = Fragment { origin: "f".to_owned(), text: text.to_owned() };
-            TinyKernel::find("tiny-uml").unwrap().order(vec![fragment], deb.clone()).unwrap().key
-        };
-        assert_eq!(key("CONFIG_IPV6=y"), key("CONFIG_IPV6=y"));
-        assert_ne!(key("CONFIG_IPV6=y"), key("CONFIG_TUN=y"));
-    }
-}
+mod tests;

@@ -151,19 +151,18 @@ fn boot_qemu(image: &Image, wire: Option<Wire>) -> Guest {
     let listener = UnixListener::bind(&path).unwrap();
     let console = File::create(folder.path().join("console")).unwrap();
     let mut command = Command::new("qemu-system-x86_64");
-    let (machine, clock) = if files.acpi {
-        ("microvm,acpi=on,pit=off,pic=off,rtc=off", format!("tsc_early_khz={}", host_khz()))
-    } else {
-        ("microvm,acpi=off,pit=on,pic=on,rtc=on", String::new())
+    let machine = match files.acpi {
+        true => "microvm,acpi=on,pit=off,pic=off,rtc=off",
+        false => "microvm,acpi=off,pit=on,pic=on,rtc=on",
     };
     command.args(["-M", machine, "-accel", "tcg,tb-size=16", "-cpu", "qemu64,+arat"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-m").arg(files.default_mem_mib.to_string());
     command.arg("-kernel").arg(&files.vmlinux).arg("-initrd").arg(&files.initrd);
-    command.arg("-append").arg(format!("{} console=ttyS0 {clock}", files.cmdline));
+    command.arg("-append").arg(format!("{} console=ttyS0 tsc_early_khz={}", files.cmdline, host_khz()));
     command.args(["-serial", "stdio", "-global", "virtio-mmio.force-legacy=false"]);
     command.arg("-chardev").arg(format!("socket,id=control,fd={},server=on,wait=off", listener.as_raw_fd()));
-    command.args(["-device", "virtio-serial-device"]);
+    command.args(["-device", "virtio-serial-device,max_ports=2"]);
     command.args(["-device", "virtserialport,chardev=control,name=org.fleet.control"]);
     let mut fds = vec![listener.as_raw_fd()];
     if let Some(Wire { end, mac }) = &wire {

@@ -3,9 +3,14 @@
 //! - An uncompressed vmlinux is booted through its PVH entry: QEMU maps an ELF file instead of copying it, and the
 //!   guest does not unpack itself.
 //! - Debian's cloud kernel finds virtio-mmio devices only through ACPI. With ACPI the guest needs neither PIT, PIC nor
-//!   RTC; without them its idle tick costs half. Under TCG there is then no clock to calibrate the time stamp counter
-//!   with, so the host's frequency is told (`tsc_early_khz`), the watchdog of the counter is off, and `+arat` keeps
-//!   the local timer running in idle.
+//!   RTC; without them its idle tick costs half. A kernel without ACPI gets all three, and the devices on its command
+//!   line, which QEMU adds by itself.
+//! - Under TCG the guest is told the host's frequency (`tsc_early_khz`): with ACPI it has no other clock to measure its time
+//!   stamp counter with, and without ACPI measuring fails on a busy host, and the guest then counts ticks for ever. The
+//!   delay loop follows from it, so no `lpj=` is needed. The watchdog of the counter is off, and `+arat` keeps the local
+//!   timer running in idle.
+//! - The channel's device has one port. With QEMU's usual 31 the guest makes 64 queues of 1024 entries at boot, 7 MB of
+//!   memory that nobody uses.
 //! - Control channel, console and monitor (QMP) are sockets in server mode: they outlive the agent. The agent makes and
 //!   binds them before the process starts, so that connecting never has to wait for QEMU.
 //! - A template has its RAM in a file in memory; a clone maps that file privately, so that it copies the pages it writes,
@@ -106,7 +111,7 @@ impl Hypervisor for Qemu {
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         add(&["-name", &escape(&spec.label())]);
         add(&["-chardev", &listener("control", fd(FdRole::ControlListener))]);
-        add(&["-device", "virtio-serial-device"]);
+        add(&["-device", "virtio-serial-device,max_ports=2"]); // port 0 is for old guests' consoles
         add(&["-device", &format!("virtserialport,chardev=control,name={CONTROL_PORT}")]);
         add(&["-device", "isa-serial,chardev=console"]);
         add(&["-chardev", &listener("monitor", fd(FdRole::MonitorListener))]);
@@ -188,10 +193,7 @@ fn append(spec: &VmSpec, accelerator: Accelerator, host: &HostFacts) -> String {
     let mut words = vec![spec.cmdline.clone(), "console=ttyS0".to_owned(), "panic=-1".to_owned()];
     if accelerator == Accelerator::Tcg {
         words.push("tsc=nowatchdog".to_owned());
-        if spec.acpi {
-            words.push(format!("tsc_early_khz={}", host.tsc_khz));
-        }
-        words.extend(spec.lpj.map(|lpj| format!("lpj={lpj}")));
+        words.push(format!("tsc_early_khz={}", host.tsc_khz));
     }
     words.join(" ")
 }
@@ -223,10 +225,10 @@ mod tests {
     const MACHINE: &str = "microvm,acpi=on,pit=off,pic=off,rtc=off";
     const HEAD: &str = "-accel tcg,tb-size=8 -cpu qemu64,+arat -m 48M -smp 1 -nodefaults -no-user-config -display none \
                         -no-reboot -name exp.web-1 -chardev socket,id=control,fd=3,server=on,wait=off \
-                        -device virtio-serial-device -device virtserialport,chardev=control,name=org.fleet.control \
+                        -device virtio-serial-device,max_ports=2 -device virtserialport,chardev=control,name=org.fleet.control \
                         -device isa-serial,chardev=console -chardev socket,id=monitor,fd=5,server=on,wait=off \
                         -mon chardev=monitor,mode=control";
-    const KERNEL: &str = "-append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 lpj=42 \
+    const KERNEL: &str = "-append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 \
                           -kernel /i/linux -initrd /i/initrd";
     const CONSOLE: &str = "-chardev socket,id=console,fd=4,server=on,wait=off,logappend=on,\
                            logfile=/run/fleet/exp/vms/web-1/console.log";
