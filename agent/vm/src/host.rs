@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::cgroup::{Cgroup, CgroupTree};
@@ -169,16 +170,26 @@ impl VmHost {
     /// # Errors
     /// When the run directory cannot be read. What is wrong with one VM is its own result.
     pub async fn adopt_all(&self) -> Result<Vec<(PathBuf, Result<Adopted, VmError>)>, VmError> {
-        let mut found = Vec::new();
+        let mut adopting = JoinSet::new();
         for experiment in subdirectories(&self.inner.config.run_dir)? {
             let vms = experiment.join("vms");
             if vms.is_dir() && !experiment.ends_with(RUN_NAME) {
                 for dir in subdirectories(&vms)? {
                     let paths = VmPaths { dir: dir.clone(), ram_dir: self.inner.config.ram_dir.clone() };
-                    found.push((dir, self.inner.adopt(paths).await));
+                    let host = Arc::clone(&self.inner);
+                    adopting.spawn(async move { (dir, host.adopt(paths).await) });
                 }
             }
         }
+        let mut found = Vec::with_capacity(adopting.len());
+        while let Some(adopted) = adopting.join_next().await {
+            match adopted {
+                Ok(adopted) => found.push(adopted),
+                // Nobody ends these tasks: one that did not end well panicked, and its VM is looked at the next time.
+                Err(error) => warn!("a VM could not be looked at: {error}"),
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found)
     }
 

@@ -15,7 +15,8 @@ use crate::hypervisor::FdRole;
 use crate::spec::VmSpec;
 use crate::template::Origin;
 
-/// Grows when the meaning of a field changes.
+/// Grows when the meaning of a field changes. A field that is added has a default, so that a newer agent reads what an
+/// older one wrote and keeps its VMs; a record of a newer agent is refused.
 const VERSION: u32 = 1;
 
 /// A process, named for good.
@@ -64,8 +65,11 @@ impl Record {
         let text = fs::read(path).map_err(VmError::io("cannot read", path))?;
         let bad = |problem: String| VmError::BadRecord { path: path.to_owned(), problem };
         let record: Record = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        if record.version != VERSION {
-            return Err(bad(format!("version {}, not {VERSION}", record.version)));
+        if record.version > VERSION {
+            let theirs = record.version;
+            return Err(bad(format!(
+                "a newer fleet wrote it (version {theirs}, this one knows {VERSION}): run that one"
+            )));
         }
         Ok(record)
     }
