@@ -86,6 +86,7 @@ impl Agent {
             run_dir: config.run_dir.clone(),
             ram_dir: config.ram_dir.clone(),
             cgroup: config.instance.clone(),
+            clones: config.clones,
         })?;
         let agent = Arc::new(Self {
             hub: Arc::new(Hub::new(&config.host)),

@@ -180,6 +180,8 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
     let Prepared { slice, network, work, difference } = prepared;
     let around = &experiment.around;
     let before = experiment.slice();
+    // Templates are made for these, and those that are there outlast the VMs that are about to go.
+    let _expected = around.vms.expect(work.start.iter().chain(&work.restart).map(|wanted| &wanted.spec));
     let concurrency = slice.spec.options.as_ref().map_or(0, |options| options.concurrency) as usize;
     let rollback = slice.spec.options.as_ref().is_some_and(|options| options.rollback);
     around.hub.event("experiment.applying", experiment.name(), "", &slice.spec.source_name);

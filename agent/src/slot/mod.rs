@@ -268,13 +268,19 @@ impl Slot {
 
     async fn launch(&self, around: &Surroundings) -> Result<Machine, StartError> {
         locked(&self.life).take();
+        // The template that its last life came from serves the next one.
+        let _kept = around.vms.expect([]);
         around.vms.remove(&around.experiment, &self.name).await?;
         let wanted = self.wanted();
         let mut taps = Vec::with_capacity(wanted.vm.ports.len());
         for port in &wanted.vm.ports {
             taps.push(around.network.open_tap(port).await?);
         }
-        Ok(around.vms.launch(wanted.spec.clone(), taps).await?)
+        let machine = around.vms.launch(wanted.spec.clone(), taps).await?;
+        if let Some(warning) = machine.warning() {
+            around.hub.event("vm.warning", &around.experiment, &self.name, warning);
+        }
+        Ok(machine)
     }
 
     /// Goes on with a VM that an earlier agent started. It is BOOTING until its guest has answered; that it runs since

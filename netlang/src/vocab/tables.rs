@@ -103,7 +103,7 @@ const VM: &[Property] = &[
         &[arg("kind", Ty::Choice(&["uml", "qemu"]))],
         "what runs the VM; the host decides when left out",
     ),
-    prop("ksm", &[arg("mode", Ty::Choice(&["on", "off", "aggressive"]))], "merging of equal memory pages").later(),
+    prop("ksm", &[arg("mode", Ty::Choice(&["on", "off", "aggressive"]))], "merging of equal memory pages"),
     prop("console", &[arg("mode", ON_OFF)], "whether the console is kept").later(),
     prop("needs", &[arg("device", Ty::Choice(&["camera"]))], "a device that must be lent to the VM").later(),
     prop("apart", &[], "no two of the group on one host").later(),
