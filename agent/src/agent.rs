@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::config::AgentConfig;
 use crate::experiment::{Experiment, Surroundings};
 use crate::hub::Hub;
+use crate::pace::Gate;
 use crate::probe::Probed;
 use crate::{recover, sampling};
 
@@ -56,6 +57,7 @@ pub struct Agent {
     pub hub: Arc<Hub>,
     /// Guest images.
     pub images: ImageStore,
+    gate: Arc<Gate>,
     vms: VmHost,
     probed: OnceCell<Probed>,
     experiments: Mutex<BTreeMap<String, Arc<Experiment>>>,
@@ -79,14 +81,17 @@ impl Agent {
             return Err(AgentError::Hypervisor(name.to_owned()));
         }
         crate::metric_definitions::describe();
+        crate::room::raise_files();
         let vms = VmHost::new(HostConfig {
             run_dir: config.run_dir.clone(),
             ram_dir: config.ram_dir.clone(),
             cgroup: config.instance.clone(),
+            clones: config.clones,
         })?;
         let agent = Arc::new(Self {
             hub: Arc::new(Hub::new(&config.host)),
             images: ImageStore::open(&config.image_store)?,
+            gate: Gate::adaptive(),
             vms,
             probed: OnceCell::new(),
             experiments: Mutex::default(),
@@ -164,6 +169,7 @@ impl Agent {
             experiment: name.to_owned(),
             host: self.config.host.clone(),
             hub: Arc::clone(&self.hub),
+            gate: Arc::clone(&self.gate),
             vms: self.vms.clone(),
             network: Network::open(self.net_config(), name)?,
         };

@@ -44,7 +44,7 @@ impl NicSpec {
 }
 
 /// Where a guest's root file system is. In a record it is one key, "initrd" or "erofs".
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootFs {
     /// An initial RAM disk.

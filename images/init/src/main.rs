@@ -14,6 +14,7 @@
 //! - [`settings`], [`net`], [`netlink`]: name, interfaces, addresses, routes, clock, random numbers
 //! - [`probe`]: echo requests to many targets at once
 //! - [`console`]: a shell for whoever presses Enter on the console
+//! - [`template`]: coming to rest before the guest is frozen, and becoming somebody as a clone of it
 //! - [`power`]: the way down
 
 mod boot;
@@ -30,6 +31,7 @@ mod probe;
 mod root;
 mod server;
 mod settings;
+mod template;
 
 use std::convert::Infallible;
 

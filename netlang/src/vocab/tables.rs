@@ -72,6 +72,8 @@ const LAN: Ty = Ty::Name(&[Kind::Lan]);
 const ROUTER: Ty = Ty::Name(&[Kind::Router]);
 
 pub(super) const COUNT: Ty = Ty::Int(1, 1 << 24);
+/// No guest runs with a hundredth of its memory.
+const MAX_OVERCOMMIT: i64 = 100;
 const PORT: Ty = Ty::Int(1, 65_535);
 const PROTOCOL: Ty = Ty::Choice(&["tcp", "udp", "icmp"]);
 
@@ -86,11 +88,22 @@ const VM: &[Property] = &[
     prop("cpu", &[arg("count", Ty::Int(1, 256))], "virtual processors"),
     prop("mem", &[arg("size", Ty::Size)], "memory"),
     prop(
+        "overcommit",
+        &[arg("factor", Ty::Int(1, MAX_OVERCOMMIT))],
+        "how many times a host's memory may be promised: this VM counts for `mem` divided by it",
+    ),
+    prop(
+        "restart",
+        &[arg("when", Ty::Choice(&["never", "boot", "failed", "always"]))],
+        "when the VM is started again: if it does not come up (boot), also if it fails later, or whenever it ends",
+    )
+    .with(&[opt("times", &[arg("count", Ty::Int(1, 1000))])]),
+    prop(
         "hypervisor",
         &[arg("kind", Ty::Choice(&["uml", "qemu"]))],
         "what runs the VM; the host decides when left out",
     ),
-    prop("ksm", &[arg("mode", Ty::Choice(&["on", "off", "aggressive"]))], "merging of equal memory pages").later(),
+    prop("ksm", &[arg("mode", Ty::Choice(&["on", "off", "aggressive"]))], "merging of equal memory pages"),
     prop("console", &[arg("mode", ON_OFF)], "whether the console is kept").later(),
     prop("needs", &[arg("device", Ty::Choice(&["camera"]))], "a device that must be lent to the VM").later(),
     prop("apart", &[], "no two of the group on one host").later(),

@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, Program, check, fd_number, mconsole};
+use super::{
+    Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, Program, Start, check, fd_number, mconsole,
+};
 use crate::error::VmError;
 use crate::paths::VmPaths;
 use crate::spec::{RootFs, VmSpec};
@@ -50,8 +52,9 @@ impl Hypervisor for Uml {
         paths: &VmPaths,
         program: &Path,
         _host: &HostFacts,
+        start: Start<'_>,
     ) -> Result<CommandLine, VmError> {
-        check(spec, self)?;
+        check(spec, self, start)?;
         monitor(paths)?; // refuses a directory in which UML could not make its socket
         let mut fds = vec![
             FdRole::HeldControl,
@@ -135,7 +138,9 @@ mod tests {
     #[test]
     #[allow(clippy::unwrap_used)]
     fn the_command_line_names_every_descriptor_that_is_passed() {
-        let command = Uml.command(&spec("uml", 2), &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }).unwrap();
+        let command = Uml
+            .command(&spec("uml", 2), &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot)
+            .unwrap();
         assert_eq!(
             text(&command),
             "/i/linux rdinit=/init quiet mem=48M con=null con0=fd:6,fd:7 ssl=null ssl0=fd:4 \
@@ -151,7 +156,8 @@ mod tests {
     #[allow(clippy::unwrap_used)]
     fn a_shared_root_is_a_read_only_disk() {
         let shared = VmSpec { root: RootFs::Erofs("/i/root".into()), ..spec("uml", 0) };
-        let command = Uml.command(&shared, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }).unwrap();
+        let command =
+            Uml.command(&shared, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot).unwrap();
         let text = text(&command);
         assert!(text.contains(" ubd0r=/i/root root=/dev/ubda rootfstype=erofs ro init=/init "), "{text}");
         assert!(!text.contains("initrd="), "{text}");
@@ -160,7 +166,7 @@ mod tests {
     #[test]
     fn two_processors_are_refused() {
         let two = VmSpec { cpus: 2, ..spec("uml", 0) };
-        let error = Uml.command(&two, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }).err();
+        let error = Uml.command(&two, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot).err();
         assert!(error.is_some_and(|error| error.to_string().contains("2 cpus: uml takes 1 to 1")));
     }
 }

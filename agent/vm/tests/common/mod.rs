@@ -2,6 +2,9 @@
 //! part of a test in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, missing_docs)]
 
+pub mod daemon;
+pub mod taps;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,7 +41,7 @@ impl Place {
 
     pub fn config(&self) -> HostConfig {
         let dir = self.dir.path();
-        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: self.cgroup.clone() }
+        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: self.cgroup.clone(), clones: true }
     }
 
     pub fn path(&self) -> &Path {
