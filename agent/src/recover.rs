@@ -47,7 +47,14 @@ pub async fn recover(agent: &Arc<Agent>) -> Result<(), AgentError> {
     }
     // VMs and networks without a spec: their experiment was being removed, or its folder was lost.
     for (name, vms) in found {
-        for (dir, _) in vms {
+        for (dir, vm) in vms {
+            // A newer fleet's, or damaged: its process may run, and its experiment is known. Nothing is lost.
+            if let Err(error) = &vm
+                && specs.keys().any(|known| dir.starts_with(agent.config.experiment_dir(known)))
+            {
+                tracing::error!(dir = %dir.display(), %error, "a VM's record cannot be read; the VM is left alone");
+                continue;
+            }
             tracing::warn!(experiment = name, dir = %dir.display(), "removing a VM of no known experiment");
             if let Err(error) = agent.vms().remove_dir(&dir).await {
                 tracing::error!(dir = %dir.display(), %error, "it could not be removed");
