@@ -10,8 +10,12 @@ INIT   := target/x86_64-unknown-linux-gnu/guest/fleet-init
 DEMO_ROOT ?= /tmp/fleet-demo
 # How long `make fuzz` looks for wrong answers.
 FUZZ_SECONDS ?= 600
+# What the benchmarks start, how many and how often.
+BENCH_IMAGE ?= bench
+N ?= 1000
+RUNS ?= 1
 
-.PHONY: help setup build release install init images demo test lint unit fuzz fuzz-short bench bench-lang clean
+.PHONY: help setup build release install init images demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -64,8 +68,11 @@ test: setup build images lint fuzz-short ## Every test, with real VMs, networks 
 	@echo "fleet: running every test"
 	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
 
-bench: setup release images bench-lang ## Measure, and write docs/benchmarks.md
-	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --out docs/benchmarks.md
+bench: bench-lang bench-boot bench-ksm ## Measure everything, and write docs/benchmarks.md
+
+bench-boot: setup release bench-image ## Measure the start of N VMs beside a bare loop, and write its section
+	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --image $(BENCH_IMAGE) \
+	    --count $(N) --runs $(RUNS) --out docs/benchmarks.md
 
 bench-lang: ## Measure the language only, and write its section of docs/benchmarks.md
 	@$(CARGO) run --quiet --release --package netlang-bench -- --out docs/benchmarks.md
