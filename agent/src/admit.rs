@@ -127,6 +127,7 @@ mod tests {
             initrd: "/i".into(),
             cmdline: String::new(),
             lpj: None,
+            merge: fleet_vm::Merge::Off,
             nics: Vec::new(),
         };
         vec![spec; count]

@@ -22,6 +22,8 @@ pub struct AgentConfig {
     pub netns_dir: PathBuf,
     /// Hypervisor for VMs whose file names none: "uml" or "qemu"; `None`: the best that works.
     pub hypervisor: Option<String>,
+    /// What KSM may merge of VMs whose file says nothing about it.
+    pub ksm: fleet_vm::Merge,
     /// Between two samples.
     pub sample_interval: Duration,
 }

@@ -144,7 +144,9 @@ async fn resume(
 
 fn choose(agent: &Agent, probed: &Probed, experiment: &str, vm: crate::slice::WantedVm) -> Result<Wanted, String> {
     let preferred = agent.config.hypervisor.as_deref().and_then(crate::choose::hypervisor_kind);
-    Chooser::new(&agent.images, probed, preferred).choose(experiment, vm).map_err(|error| error.to_string())
+    Chooser::new(&agent.images, probed, preferred, agent.config.ksm)
+        .choose(experiment, vm)
+        .map_err(|error| error.to_string())
 }
 
 /// Goes on with an apply that was under way when the earlier agent ended.

@@ -62,7 +62,7 @@ const SHORT_SPAN: f64 = 0.15;
 const PSI_SOME: f64 = 20.0;
 const PSI_FULL: f64 = 5.0;
 /// When nobody is left, ksmd frees what it kept of them; it is given so long.
-const CLEARING_TIME: Duration = Duration::from_secs(10);
+const CLEARING_TIME: Duration = Duration::from_secs(3);
 
 /// Where the regulator is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,4 +40,4 @@ pub use error::{RemoveError, VmError};
 pub use exit::VmExit;
 pub use host::{Adopted, HostConfig, VmHost};
 pub use machine::{Machine, Usage};
-pub use spec::{Accelerator, NicSpec, VmSpec};
+pub use spec::{Accelerator, Merge, NicSpec, VmSpec};

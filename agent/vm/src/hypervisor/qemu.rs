@@ -22,7 +22,7 @@ use super::{
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
-use crate::spec::{Accelerator, VmSpec};
+use crate::spec::{Accelerator, Merge, VmSpec};
 
 /// Name of the virtio port of the control channel, as the guests' init looks for it.
 const CONTROL_PORT: &str = "org.fleet.control";
@@ -72,7 +72,9 @@ impl Hypervisor for Qemu {
 
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-        add(&["-M", "microvm,acpi=on,pit=off,pic=off,rtc=off"]);
+        // QEMU offers the guest's memory to KSM unless told otherwise.
+        let merge = if spec.merge == Merge::Off { "off" } else { "on" };
+        add(&["-M", &format!("microvm,acpi=on,pit=off,pic=off,rtc=off,mem-merge={merge}")]);
         add(&accelerator_args(accelerator));
         add(&["-m", &format!("{}M", spec.memory_mib()), "-smp", &spec.cpus.to_string()]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
@@ -94,8 +96,16 @@ impl Hypervisor for Qemu {
         args.extend(["-chardev".into(), console]);
         args.extend(["-kernel".into(), spec.kernel.clone().into(), "-initrd".into(), spec.initrd.clone().into()]);
 
+        let aggressive = spec.merge == Merge::Aggressive;
         let env = vec![("PATH".to_owned(), OsString::from("/usr/bin:/bin"))];
-        Ok(CommandLine { program: program.to_owned(), args, env, fds, fixed_addresses: false })
+        Ok(CommandLine {
+            program: program.to_owned(),
+            args,
+            env,
+            fds,
+            fixed_addresses: aggressive,
+            mergeable: aggressive,
+        })
     }
 
     fn control(&self) -> Endpoint {
@@ -148,7 +158,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             text(&command),
-            "/usr/bin/qemu -M microvm,acpi=on,pit=off,pic=off,rtc=off -accel tcg,tb-size=16 -cpu qemu64,+arat -m 48M \
+            "/usr/bin/qemu -M microvm,acpi=on,pit=off,pic=off,rtc=off,mem-merge=off -accel tcg,tb-size=16 -cpu qemu64,+arat -m 48M \
              -smp 1 -nodefaults -no-user-config -display none -no-reboot -name exp.web-1 \
              -append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 \
              -chardev socket,id=control,fd=3,server=on,wait=off -device virtio-serial-device \

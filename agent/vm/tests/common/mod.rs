@@ -139,6 +139,7 @@ pub fn uml(name: &str) -> VmSpec {
         initrd: files.initrd.clone(),
         cmdline: files.cmdline.clone(),
         lpj: None,
+        merge: fleet_vm::Merge::Off,
         nics: Vec::new(),
     }
 }
