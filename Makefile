@@ -15,7 +15,7 @@ BENCH_IMAGE ?= bench
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang clean
+.PHONY: help setup build release install init images demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang bench-ksm clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -76,6 +76,14 @@ bench-boot: setup release bench-image ## Measure the start of N VMs beside a bar
 
 bench-lang: ## Measure the language only, and write its section of docs/benchmarks.md
 	@$(CARGO) run --quiet --release --package netlang-bench -- --out docs/benchmarks.md
+
+# Clones for each regulator; N=... on the command line goes before it.
+bench-ksm: N = 200
+# Seconds that are watched after nine tenths were merged, and other options, such as another kernel.
+AFTER ?= 600
+BENCH_KSM ?=
+bench-ksm: images ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
+	@$(CARGO) run --quiet --release --package fleet-bench-ksm -- --count $(N) --after $(AFTER) --out docs/benchmarks.md $(BENCH_KSM)
 
 clean: ## Remove what was built here (images and downloads stay in their caches)
 	@$(CARGO) clean
