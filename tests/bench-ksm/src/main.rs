@@ -98,6 +98,8 @@ fn main() -> Result<()> {
         if !cli.only.is_empty() && !cli.only.iter().any(|only| rule.name().starts_with(only.as_str())) {
             continue;
         }
+        // Also what an earlier bench that was killed has left.
+        clear(&config)?;
         eprintln!("bench: {}: starting {} clones", rule.name(), cli.count);
         let clones = template.clones(cli.count)?;
         std::thread::sleep(SETTLE);
