@@ -15,7 +15,7 @@ BENCH_IMAGE ?= bench
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang bench-ksm clean
+.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang bench-ksm clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,10 @@ images: build
 	@echo "fleet: building the guest image tiny, if it is not there"
 	@$(TARGET)/fleet image build tiny
 
+kernels: build ## Build both tiny kernels into the user's cache, if they are not there
+	@echo "fleet: building the tiny kernels for the tests, if they are not there (minutes, once)"
+	@$(TARGET)/fleet image build tiny --name tiny-kernels --kernel tiny-uml --kernel tiny-x86
+
 demo: setup build images ## Bring examples/hello.fleet up, look at it, and take it down
 	@deploy/demo.sh $(TARGET)/fleet $(DEMO_ROOT)
 
@@ -64,7 +68,7 @@ fuzz: ## Look for inputs that break a promise of the language, for FUZZ_SECONDS
 fuzz-short:
 	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds 20
 
-test: setup build images lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
+test: setup build images kernels lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
 	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
 

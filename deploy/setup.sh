@@ -16,6 +16,15 @@ needs=(
     /usr/sbin/ip:iproute2
     /usr/bin/curl:curl
     /usr/bin/busybox:busybox
+    /usr/bin/make:make
+    /usr/bin/ld:binutils
+    /usr/bin/flex:flex
+    /usr/bin/bison:bison
+    /usr/bin/bc:bc
+    /usr/bin/xz:xz-utils
+    /usr/bin/perl:perl
+    /usr/include/libelf.h:libelf-dev
+    /usr/bin/mkfs.erofs:erofs-utils
 )
 missing=()
 for need in "${needs[@]}"; do

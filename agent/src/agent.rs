@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::config::AgentConfig;
 use crate::experiment::{Experiment, Surroundings};
 use crate::hub::Hub;
+use crate::pace::Gate;
 use crate::probe::Probed;
 use crate::{merging, recover, sampling};
 
@@ -57,6 +58,7 @@ pub struct Agent {
     pub hub: Arc<Hub>,
     /// Guest images.
     pub images: ImageStore,
+    gate: Arc<Gate>,
     vms: VmHost,
     ksm: OnceCell<Regulator>,
     probed: OnceCell<Probed>,
@@ -81,14 +83,17 @@ impl Agent {
             return Err(AgentError::Hypervisor(name.to_owned()));
         }
         crate::metric_definitions::describe();
+        crate::room::raise_files();
         let vms = VmHost::new(HostConfig {
             run_dir: config.run_dir.clone(),
             ram_dir: config.ram_dir.clone(),
             cgroup: config.instance.clone(),
+            clones: config.clones,
         })?;
         let agent = Arc::new(Self {
             hub: Arc::new(Hub::new(&config.host)),
             images: ImageStore::open(&config.image_store)?,
+            gate: Gate::adaptive(),
             vms,
             ksm: OnceCell::new(),
             probed: OnceCell::new(),
@@ -179,6 +184,7 @@ impl Agent {
             experiment: name.to_owned(),
             host: self.config.host.clone(),
             hub: Arc::clone(&self.hub),
+            gate: Arc::clone(&self.gate),
             vms: self.vms.clone(),
             network: Network::open(self.net_config(), name)?,
         };

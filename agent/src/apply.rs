@@ -6,26 +6,25 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use fleet_net::{NetReport, NetworkSpec};
 use fleet_proto::v1::{Difference, Outcome, Progress, Spec, VmState};
 use futures::StreamExt;
+use tokio::sync::watch;
 use tonic::Status;
 
-use crate::admit::{self, Room};
+use crate::admit::{self, Demand};
 use crate::agent::Agent;
 use crate::choose::{self, Chooser};
 use crate::experiment::{Experiment, Slots};
 use crate::fold::fold_names;
 use crate::merging;
+use crate::pace::Gate;
 use crate::progress::{Ended, Report};
+use crate::room;
 use crate::slice::Slice;
 use crate::slot::{Slot, Wanted};
 use crate::teardown::{self, REMOVING};
-
-/// VMs starting at once, for each core: their boots are work of the processor, with short waits between.
-const STARTING_PER_CORE: usize = 4;
 
 /// What is to be done to which VM.
 struct Work {
@@ -147,8 +146,11 @@ async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) 
     let planned = experiment.around.network.plan(&network).await;
     let planned = planned.map_err(|error| Status::failed_precondition(error.to_string()))?;
     let work = compare(&experiment.slots(), wanted, &planned);
-    let starting: Vec<_> = work.start.iter().chain(&work.restart).map(|wanted| wanted.spec.clone()).collect();
-    admit::admit(&agent.config.host, &starting, room(agent, &work))
+    let starting: Vec<_> = work.start.iter().chain(&work.restart).map(Demand::of).collect();
+    let slots = experiment.slots();
+    let restarting = work.restart.iter().filter_map(|wanted| slots.get(&wanted.vm.vm.name));
+    let going: Vec<_> = restarting.chain(&work.stop).cloned().collect();
+    admit::admit(&agent.config.host, &starting, &room::room(agent, &going))
         .map_err(|error| Status::resource_exhausted(error.to_string()))?;
     let difference = work.difference(&planned);
     Ok(Prepared { slice, network, work, difference })
@@ -179,38 +181,12 @@ fn compare(slots: &Slots, wanted: Vec<Wanted>, network: &NetReport) -> Work {
     work
 }
 
-/// Memory left on this host, counting what VMs that stop or restart give back.
-fn room(agent: &Agent, work: &Work) -> Room {
-    let info = agent.info();
-    let mut promised = 0;
-    let mut given_back = 0;
-    for experiment in agent.experiments() {
-        for slot in experiment.slots().iter() {
-            let Some(machine) = slot.machine() else { continue };
-            let used = machine.usage().map_or(0, |usage| usage.memory_bytes);
-            let goes = work
-                .restart
-                .iter()
-                .any(|wanted| wanted.spec.name == slot.name() && wanted.spec.experiment == experiment.name())
-                || work.stop.iter().any(|stop| Arc::ptr_eq(stop, slot));
-            if goes {
-                given_back += used;
-            } else {
-                promised += slot.wanted().spec.memory_bytes.saturating_sub(used);
-            }
-        }
-    }
-    Room {
-        available: info.memory_available_bytes + given_back,
-        ram_files: admit::free_bytes(&agent.config.ram_dir) + given_back,
-        promised,
-    }
-}
-
 async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: Prepared, report: &Report) -> Progress {
     let Prepared { slice, network, work, difference } = prepared;
     let around = &experiment.around;
     let before = experiment.slice();
+    // Templates are made for these, and those that are there outlast the VMs that are about to go.
+    let _expected = around.vms.expect(work.start.iter().chain(&work.restart).map(|wanted| &wanted.spec));
     let concurrency = slice.spec.options.as_ref().map_or(0, |options| options.concurrency) as usize;
     let rollback = slice.spec.options.as_ref().is_some_and(|options| options.rollback);
     around.hub.event("experiment.applying", experiment.name(), "", &slice.spec.source_name);
@@ -304,18 +280,28 @@ async fn tell_kept(keep: &[Arc<Slot>], experiment: &Experiment, report: &Report)
     }
 }
 
-/// Starts VMs, some at a time, until all are up or failed, the caller goes away, or the experiment is to be removed.
+/// Starts VMs as the host's gate lets them through, or so many at a time as was asked for, until all are up or failed,
+/// the caller goes away, or the experiment is to be removed.
 async fn start_all(start: Vec<Arc<Slot>>, concurrency: usize, experiment: &Arc<Experiment>, report: &Report) {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let concurrency = if concurrency == 0 { cores * STARTING_PER_CORE } else { concurrency };
-    let abandoned = AtomicBool::new(false);
-    let starts = futures::stream::iter(start).for_each_concurrent(concurrency, |slot| {
-        let abandoned = &abandoned;
+    let around = &experiment.around;
+    let gate = if concurrency == 0 { Arc::clone(&around.gate) } else { Gate::fixed(concurrency) };
+    let (stop, stopped) = watch::channel(false);
+    // One waits in line for all: VMs come up in the plan's order.
+    let entering = futures::stream::iter(start).then(|slot| {
+        let (gate, mut stopped) = (Arc::clone(&gate), stopped.clone());
         async move {
-            if abandoned.load(Ordering::Relaxed) {
-                return;
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => None,
+                place = gate.enter() => Some((slot, place)),
             }
-            let ended = slot.start(&experiment.around).await;
+        }
+    });
+    let starts = entering.for_each_concurrent(None, |entered| {
+        let (gate, stopped) = (&gate, stopped.clone());
+        async move {
+            let Some((slot, place)) = entered else { return };
+            let ended = slot.bring_up(around, gate, place, stopped).await;
             report.ended(slot.name(), ended, || experiment.slots().counts()).await;
         }
     });
@@ -325,7 +311,7 @@ async fn start_all(start: Vec<Arc<Slot>>, concurrency: usize, experiment: &Arc<E
         () = report.abandoned() => {}
         () = experiment.interrupted() => {}
     }
-    abandoned.store(true, Ordering::Relaxed);
+    stop.send_replace(true);
     // Those that were begun come to their end: nothing half-made stays.
     starts.await;
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use fleet_images::{Image, ImageStore};
-use fleet_vm::{Merge, VmSpec};
+use fleet_vm::{Merge, RootFs, VmSpec};
 use netlang::{HypervisorKind, KsmMode};
 use thiserror::Error;
 
@@ -91,14 +91,19 @@ impl<'a> Chooser<'a> {
         let image = &self.resolved[&vm.vm.image];
         let hypervisor = hypervisor_name(kind);
         let no_kernel = || ChooseError::NoKernel { vm: name(), image: vm.vm.image.clone(), hypervisor };
-        let (kernel, initrd, cmdline, default, least) = match kind {
+        let (kernel, root, cmdline, acpi, default, least) = match kind {
             HypervisorKind::Uml => {
                 let files = image.uml.as_ref().ok_or_else(no_kernel)?;
-                (&files.kernel, &files.initrd, &files.cmdline, files.default_mem_mib, files.min_mem_mib)
+                let root = match &files.root {
+                    fleet_images::RootFs::Initrd(path) => RootFs::Initrd(path.clone()),
+                    fleet_images::RootFs::Erofs(path) => RootFs::Erofs(path.clone()),
+                };
+                (&files.kernel, root, &files.cmdline, true, files.default_mem_mib, files.min_mem_mib)
             }
             HypervisorKind::Qemu => {
                 let files = image.x86.as_ref().ok_or_else(no_kernel)?;
-                (&files.vmlinux, &files.initrd, &files.cmdline, files.default_mem_mib, files.min_mem_mib)
+                let root = RootFs::Initrd(files.initrd.clone());
+                (&files.vmlinux, root, &files.cmdline, files.acpi, files.default_mem_mib, files.min_mem_mib)
             }
         };
         let memory_bytes = vm.vm.memory.unwrap_or(u64::from(default) * MIB);
@@ -114,9 +119,10 @@ impl<'a> Chooser<'a> {
             memory_bytes,
             cpus: vm.vm.cpu,
             kernel: kernel.clone(),
-            initrd: initrd.clone(),
+            root,
             cmdline: cmdline.clone(),
-            lpj: usable.lpj,
+            acpi,
+            lpj: (kind == HypervisorKind::Uml).then(|| self.probed.uml_lpj(kernel)).flatten(),
             nics: vm.nics.clone(),
             merge: match kind {
                 // Its memory is a shared file, which KSM never merges.

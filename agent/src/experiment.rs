@@ -12,6 +12,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::hub::Hub;
+use crate::pace::Gate;
 use crate::slice::{Slice, address_text};
 use crate::slot::Slot;
 
@@ -28,6 +29,8 @@ pub struct Surroundings {
     pub host: String,
     /// Where events go.
     pub hub: Arc<Hub>,
+    /// What lets VMs start: the host's.
+    pub gate: Arc<Gate>,
     /// What runs VMs.
     pub vms: VmHost,
     /// The experiment's network here.

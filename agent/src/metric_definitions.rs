@@ -6,6 +6,10 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 pub const VMS: &str = "fleet_vms";
 /// Seconds from the making of a VM's process to its guest's first settings.
 pub const BOOT_SECONDS: &str = "fleet_vm_boot_seconds";
+/// VMs that may be starting at once.
+pub const START_PLACES: &str = "fleet_start_places";
+/// VMs that failed and are tried again.
+pub const VM_RETRIES: &str = "fleet_vm_retries_total";
 /// VMs that failed.
 pub const VM_FAILURES: &str = "fleet_vm_failures_total";
 /// Events that were lost because nobody stored them for too long.
@@ -24,6 +28,8 @@ pub const KSM_PHASE: &str = "fleet_ksm_phase";
 pub fn describe() {
     describe_gauge!(VMS, Unit::Count, "VMs by experiment and state");
     describe_histogram!(BOOT_SECONDS, Unit::Seconds, "From the making of a VM's process to its settings in force");
+    describe_gauge!(START_PLACES, Unit::Count, "VMs that may be starting at once");
+    describe_counter!(VM_RETRIES, Unit::Count, "VMs that failed and are tried again");
     describe_counter!(VM_FAILURES, Unit::Count, "VMs that failed");
     describe_counter!(EVENTS_LOST, Unit::Count, "Events lost because nobody stored them for too long");
     describe_gauge!(KSM_SAVED, Unit::Bytes, "Memory that merging of equal pages saves on this host");

@@ -1,5 +1,9 @@
 //! What this host can run, found out by running it; and what a VM therefore runs on.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use fleet_images::ImageStore;
 use fleet_vm::Accelerator;
 use fleet_vm::probe::HostReport;
@@ -12,6 +16,10 @@ use crate::config::AgentConfig;
 #[derive(Clone, Debug)]
 pub struct Probed {
     report: HostReport,
+    /// On a tmpfs: where a kernel is tried.
+    ram_dir: PathBuf,
+    /// `lpj` by kernel; `None` where it could not be measured.
+    uml_lpj: Arc<Mutex<HashMap<PathBuf, Option<u64>>>>,
 }
 
 /// How a kind of VM is run here.
@@ -19,8 +27,6 @@ pub struct Probed {
 pub struct Usable {
     /// Of QEMU.
     pub accelerator: Option<Accelerator>,
-    /// Of UML: how fast the guest's delay loop runs here.
-    pub lpj: Option<u64>,
 }
 
 impl Probed {
@@ -35,7 +41,26 @@ impl Probed {
         if let Some(warning) = report.warning() {
             tracing::warn!("{warning}");
         }
-        Self { report }
+        let measured = kernel.map(|kernel| (kernel, report.uml_lpj));
+        let uml_lpj = Arc::new(Mutex::new(measured.into_iter().collect()));
+        Self { report, ram_dir: config.ram_dir.clone(), uml_lpj }
+    }
+
+    /// `lpj=` for this UML kernel on this host: loops in a tick, so another kernel with another tick has another one.
+    /// The first time a kernel is asked about it is booted once, without a root file system; that blocks for a moment.
+    pub fn uml_lpj(&self, kernel: &Path) -> Option<u64> {
+        let mut known = self.uml_lpj.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lpj) = known.get(kernel) {
+            return *lpj;
+        }
+        let measure = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            runtime.block_on(fleet_vm::probe::probe_uml(Some(kernel), &self.ram_dir)).1
+        };
+        // A thread of its own, as a runtime cannot be entered from within another.
+        let lpj = std::thread::scope(|scope| scope.spawn(measure).join().ok().flatten());
+        known.insert(kernel.to_owned(), lpj);
+        lpj
     }
 
     /// What was seen, for `fleet doctor`.
@@ -58,8 +83,7 @@ impl Probed {
     /// Why they cannot be, with the mend.
     pub fn usable(&self, kind: HypervisorKind) -> Result<Usable, String> {
         let choice = self.report.choose(Some(hypervisor_name(kind)), None).map_err(|error| error.to_string())?;
-        let lpj = self.report.uml_lpj.filter(|_| kind == HypervisorKind::Uml);
-        Ok(Usable { accelerator: choice.accelerator, lpj })
+        Ok(Usable { accelerator: choice.accelerator })
     }
 
     /// What works, the default first: "uml", "qemu/tcg".

@@ -13,7 +13,6 @@ use crate::agent::{Agent, AgentError};
 use crate::apply;
 use crate::choose::Chooser;
 use crate::experiment::{Experiment, Remembered, Slots, remembered};
-use crate::probe::Probed;
 use crate::progress::Report;
 use crate::slice::Slice;
 use crate::slot::{Slot, Wanted};
@@ -101,19 +100,23 @@ async fn resume(
         adopted.insert(name, (spec, dir, vm));
     }
     let around = &experiment.around;
-    let mut chooser = None;
+    // Only what was never begun needs to know what this host can run: finding that out takes a while.
+    let all_begun = slice.vms().all(|vm| adopted.contains_key(&vm.vm.name));
+    let probed = if all_begun { None } else { Some(agent.probed().await.clone()) };
+    let preferred = agent.config.hypervisor.as_deref().and_then(crate::choose::hypervisor_kind);
+    let mut chooser = probed.as_ref().map(|probed| Chooser::new(&agent.images, probed, preferred, agent.config.ksm));
     let mut slots = Vec::new();
     for vm in slice.vms() {
         let name = vm.vm.name.clone();
         let Some((spec, dir, found)) = adopted.remove(&name) else {
             // Never begun: what it is to be is worked out, so that `ps` can show it.
-            let wanted = match &mut chooser {
-                Some(wanted) => choose(agent, wanted, &remembered.spec.experiment, vm),
-                None => choose(agent, chooser.insert(agent.probed().await.clone()), &remembered.spec.experiment, vm),
-            };
-            match wanted {
-                Ok(wanted) => slots.push(Slot::new(wanted)),
-                Err(reason) => tracing::warn!(vm = name, reason, "this VM cannot be shown until the next `fleet up`"),
+            let chosen = chooser.as_mut().map(|chooser| chooser.choose(&remembered.spec.experiment, vm));
+            match chosen {
+                Some(Ok(wanted)) => slots.push(Slot::new(wanted)),
+                Some(Err(error)) => {
+                    tracing::warn!(vm = name, %error, "this VM cannot be shown until the next `fleet up`");
+                }
+                None => {} // all were begun
             }
             continue;
         };
@@ -140,13 +143,6 @@ async fn resume(
     experiment.set_slice(slice);
     experiment.look_at_routers().await;
     Ok(())
-}
-
-fn choose(agent: &Agent, probed: &Probed, experiment: &str, vm: crate::slice::WantedVm) -> Result<Wanted, String> {
-    let preferred = agent.config.hypervisor.as_deref().and_then(crate::choose::hypervisor_kind);
-    Chooser::new(&agent.images, probed, preferred, agent.config.ksm)
-        .choose(experiment, vm)
-        .map_err(|error| error.to_string())
 }
 
 /// Goes on with an apply that was under way when the earlier agent ended.

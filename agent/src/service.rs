@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::agent::Agent;
 use crate::experiment::Experiment;
 use crate::progress::Report;
+use crate::slot::Slot;
 use crate::{act, apply, merging, prove, session, teardown};
 
 /// VMs in one message of a listing.
@@ -131,7 +132,7 @@ impl AgentService for Service {
         let (report, steps) = Report::new();
         let agent = Arc::clone(&self.agent);
         let task = tokio::spawn(async move {
-            let last = act::act(&experiment, names, action, force, &report).await;
+            let last = act::act(&agent, &experiment, names, action, force, &report).await;
             agent.remember_outcome(&op_id, last);
         });
         self.agent.keep(task);
@@ -139,7 +140,9 @@ impl AgentService for Service {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let wanted = request.into_inner().experiment;
+        let request = request.into_inner();
+        let only = request.only();
+        let ListRequest { experiment: wanted, summary, .. } = request;
         let experiments: Vec<_> = self
             .agent
             .experiments()
@@ -150,9 +153,10 @@ impl AgentService for Service {
         // Made piece by piece as the reader takes them: a million VMs are never in memory at once.
         let chunks = experiments.into_iter().flat_map(move |experiment| {
             let slots = experiment.slots();
-            let head =
-                ListChunk { experiments: vec![experiment.status()], routers: experiment.routers(), vms: Vec::new() };
-            let all: Vec<_> = slots.iter().cloned().collect();
+            let routers = if summary { Vec::new() } else { experiment.routers() };
+            let head = ListChunk { experiments: vec![experiment.status()], routers, vms: Vec::new() };
+            let asked = |slot: &&Arc<Slot>| !summary && (only == VmState::Unspecified || slot.state() == only);
+            let all: Vec<_> = slots.iter().filter(asked).cloned().collect();
             let host = host.clone();
             let pieces = (0..all.len().div_ceil(LISTED)).map(move |piece| {
                 let slots = &all[piece * LISTED..((piece + 1) * LISTED).min(all.len())];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fleet_proto::v1::session_input::Input;
 use fleet_proto::v1::session_output::Output;
 use fleet_proto::v1::{ExitStatus, LogsChunk, SessionInput, SessionOpen, SessionOutput};
-use fleet_vm::{ConsoleSession, ExecEvent, ExecInput, ExecSpec, Machine};
+use fleet_vm::{ConsoleSession, ControlError, ExecEvent, ExecInput, ExecSpec, Machine};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -17,6 +17,8 @@ use crate::experiment::Experiment;
 const QUEUE: usize = 32;
 /// For a command to begin in a guest that runs.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// For a guest whose session was lost to end, or to come back.
+const END_DEADLINE: Duration = Duration::from_secs(10);
 /// Of a console's recent output so much is shown first, in bytes.
 const CONSOLE_TAIL: u64 = 4096;
 /// Bytes of a log sent at once.
@@ -104,7 +106,10 @@ async fn run(
     let mut fed = false;
     loop {
         let event = tokio::select! {
-            event = session.next() => event.map_err(|error| error.to_string())?,
+            event = session.next() => match event {
+                Ok(event) => event,
+                Err(error) => return Err(cut_off(machine, error).await),
+            },
             () = &mut feeding, if !fed => {
                 fed = true;
                 continue;
@@ -118,6 +123,24 @@ async fn run(
         if !told {
             return Err("the caller went away".into());
         }
+    }
+}
+
+/// Why a command did not come to its end: mostly because its guest did.
+async fn cut_off(machine: &Machine, error: ControlError) -> String {
+    if !matches!(error, ControlError::Ended | ControlError::SessionLost) {
+        return error.to_string();
+    }
+    let mut link = machine.control().link();
+    let back = link.wait_for(|link| link.hello.is_some());
+    tokio::select! {
+        exit = machine.wait() => match exit.is_clean() {
+            true => "the guest powered off before the command ended".into(),
+            false => format!("the VM ended before the command: {exit}"),
+        },
+        // An error means that the VM ended, which the other branch tells.
+        Ok(_) = back => "the guest started again before the command ended".into(),
+        () = tokio::time::sleep(END_DEADLINE) => error.to_string(),
     }
 }
 

@@ -39,6 +39,7 @@ struct File {
     root: Option<PathBuf>,
     host: Option<String>,
     hypervisor: Option<String>,
+    clones: Option<bool>,
     mongodb: Option<String>,
     telemetry: Option<bool>,
     telemetry_interval_seconds: Option<u32>,
@@ -79,6 +80,8 @@ pub struct Config {
     pub host: String,
     /// Hypervisor for VMs whose file names none; `None`: the best that works.
     pub hypervisor: Option<String>,
+    /// Whether VMs of one image and shape start as clones of a template.
+    pub clones: bool,
     /// URI of the telemetry server; `None`: run one if there is one to run.
     pub mongodb: Option<String>,
     /// Whether telemetry is wanted at all.
@@ -115,6 +118,7 @@ impl Config {
         config.config_file = overrides.config_file.clone();
         config.host = file.host.unwrap_or(config.host);
         config.hypervisor = file.hypervisor;
+        config.clones = file.clones.unwrap_or(config.clones);
         config.mongodb = overrides.mongodb.clone().or(file.mongodb);
         config.telemetry = !overrides.no_telemetry && file.telemetry.unwrap_or(true);
         config.telemetry_interval_seconds =
@@ -136,6 +140,7 @@ impl Config {
             instance: "fleet".into(),
             host: host_name(),
             hypervisor: None,
+            clones: true,
             mongodb: None,
             telemetry: true,
             telemetry_interval_seconds: 5,
@@ -210,9 +215,15 @@ mod tests {
     #[test]
     fn the_command_line_wins_over_the_file() {
         let overrides = Overrides { mongodb: Some("mongodb://b".into()), ..Overrides::default() };
-        let config = load("mongodb = \"mongodb://a\"\nhypervisor = \"qemu\"", overrides).unwrap();
+        let config = load("mongodb = \"mongodb://a\"\nhypervisor = \"qemu\"\nclones = false", overrides).unwrap();
         assert_eq!(config.mongodb.as_deref(), Some("mongodb://b"));
         assert_eq!(config.hypervisor.as_deref(), Some("qemu"));
+        assert!(!config.clones);
+    }
+
+    #[test]
+    fn clones_are_on_unless_the_file_says_otherwise() {
+        assert!(load("", Overrides::default()).unwrap().clones);
     }
 
     #[test]

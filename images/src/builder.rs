@@ -9,16 +9,18 @@ use std::{
 };
 
 use crate::{
-    FileSource, Image, ImageError, ImageStore, KernelRecipe, Recipe,
+    FileSource, Image, ImageError, ImageStore, KernelOrigin, KernelRecipe, KernelSource, KernelTarget, Recipe,
+    RootForm,
     cpio::Tree,
-    elf,
+    elf, erofs,
     fetch::{Deb, Packages, Unpacked},
     initrd, kernel, modules,
     store::{Kernel, Manifest, SCHEMA, StoreLock, hash_of},
+    tiny::{self, Order, TinyKernel},
 };
 
 /// Grows when equal inputs give another image than before.
-const BUILDER_VERSION: u32 = 2;
+const BUILDER_VERSION: u32 = 3;
 
 /// What a build is doing; `Display` is a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +39,33 @@ pub enum Progress {
         /// Its name.
         package: String,
     },
-    /// Kernel, modules and initial RAM disk for one hypervisor are put together.
+    /// Another build of a kernel is under way; this one comes after it.
+    WaitingForBuild {
+        /// The kernel.
+        kernel: String,
+    },
+    /// A kernel's sources are unpacked.
+    UnpackingSources {
+        /// The kernel.
+        kernel: String,
+    },
+    /// A kernel's options are set.
+    Configuring {
+        /// The kernel.
+        kernel: String,
+    },
+    /// A kernel is compiled; told again and again.
+    Compiling {
+        /// The kernel.
+        kernel: String,
+        /// Files compiled.
+        objects: u32,
+        /// About how many there are.
+        of_about: u32,
+        /// Since it began.
+        seconds: u64,
+    },
+    /// Kernel and root file system for one hypervisor are put together.
     Assembling {
         /// "uml" or "x86".
         target: &'static str,
@@ -54,7 +82,13 @@ impl fmt::Display for Progress {
                 write!(f, "downloading {package} ({:.1} MB)", *bytes as f64 / 1e6)
             }
             Self::Unpacking { package } => write!(f, "unpacking {package}"),
-            Self::Assembling { target } => write!(f, "putting kernel and initrd for {target} together"),
+            Self::WaitingForBuild { kernel } => write!(f, "kernel {kernel}: waiting for another build to end"),
+            Self::UnpackingSources { kernel } => write!(f, "kernel {kernel}: unpacking the sources"),
+            Self::Configuring { kernel } => write!(f, "kernel {kernel}: setting its options"),
+            Self::Compiling { kernel, objects, of_about, seconds } => {
+                write!(f, "kernel {kernel}: compiling, {objects} of about {of_about} files, {seconds} s")
+            }
+            Self::Assembling { target } => write!(f, "putting kernel and root file system for {target} together"),
             Self::UpToDate => write!(f, "up to date"),
         }
     }
@@ -81,19 +115,29 @@ impl<'a> Builder<'a> {
     /// then is as it was before.
     pub fn build(&self, recipe: &Recipe, progress: &mut dyn FnMut(Progress)) -> Result<Image, ImageError> {
         let init = self.read_init()?;
+        if recipe.kernels().any(|kernel| kernel.root == RootForm::Erofs) {
+            tiny::check_tools(&[erofs::tool()])?;
+        }
         progress(Progress::Locating);
         let packages = Packages::open(self.cache.clone())?;
         let debs = packages.locate(recipe.package_files())?;
-        let key = inputs_key(recipe, &debs, &init)?;
+        let uml = order(&packages, recipe.uml.as_ref())?;
+        let x86 = order(&packages, recipe.x86.as_ref())?;
+        let key = inputs_key(recipe, &debs, [&uml, &x86], &init)?;
         if let Some(id) = self.store.built(&key) {
             progress(Progress::UpToDate);
             let lock = self.store.lock()?;
             self.store.name(&lock, &recipe.name, &id)?;
             return self.store.image(&id, &recipe.name);
         }
-        let packages = packages.unpack(debs, progress)?;
+        // Before anything is locked: it takes minutes.
+        let mut built =
+            |order: Option<Order>| order.map(|order| tiny::build(&self.cache, &packages, &order, progress)).transpose();
+        let (uml, x86) = (built(uml)?, built(x86)?);
+        let unpacked = packages.unpack(debs, progress)?;
         let lock = self.store.lock()?;
-        let built = self.assemble(&lock, recipe, &packages, &init, progress).and_then(|manifest| {
+        let parts = Parts { lock: &lock, packages: &unpacked, base: initrd::base_tree(recipe, &unpacked, &init)? };
+        let built = self.assemble(&parts, recipe, [uml, x86], progress).and_then(|manifest| {
             let id = self.store.publish(&lock, &recipe.name, &manifest)?;
             self.store.note_built(&lock, &key, &id)?;
             self.store.image(&id, &recipe.name)
@@ -107,45 +151,62 @@ impl<'a> Builder<'a> {
 
     fn assemble(
         &self,
-        lock: &StoreLock,
+        parts: &Parts<'_>,
         recipe: &Recipe,
-        packages: &Unpacked,
-        init: &[u8],
+        [uml, x86]: [Option<PathBuf>; 2],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Manifest, ImageError> {
-        let base = initrd::base_tree(recipe, packages, init)?;
-        let uml = self.kernel(lock, "uml", recipe.uml.as_ref(), packages, &base, progress)?;
-        let x86 = self.kernel(lock, "x86", recipe.x86.as_ref(), packages, &base, progress)?;
+        let mut kernel = |target: KernelTarget, recipe: Option<&KernelRecipe>, tiny: Option<PathBuf>| {
+            let Some(recipe) = recipe else { return Ok(None) };
+            progress(Progress::Assembling { target: target.as_str() });
+            self.kernel(parts, target, recipe, tiny.as_deref()).map(Some)
+        };
+        let uml = kernel(KernelTarget::Uml, recipe.uml.as_ref(), uml)?;
+        let x86 = kernel(KernelTarget::X86, recipe.x86.as_ref(), x86)?;
         Ok(Manifest { schema: SCHEMA, description: recipe.description.clone(), uml, x86 })
     }
 
+    /// One hypervisor's part of the image. `tiny` is the kernel where it was built here.
     fn kernel(
         &self,
-        lock: &StoreLock,
-        target: &'static str,
-        recipe: Option<&KernelRecipe>,
-        packages: &Unpacked,
-        base: &Tree,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Kernel>, ImageError> {
-        let Some(recipe) = recipe else {
-            return Ok(None);
+        parts: &Parts<'_>,
+        target: KernelTarget,
+        recipe: &KernelRecipe,
+        tiny: Option<&Path>,
+    ) -> Result<Kernel, ImageError> {
+        let mut tree = parts.base.clone();
+        let (path, name) = match (&recipe.kernel, tiny) {
+            (KernelSource::Package(file), _) => {
+                let (folder, deb) = parts.packages.folder(file)?;
+                initrd::add_modules(&mut tree, modules::collect(folder, &deb.package, &recipe.modules)?);
+                (parts.packages.file(file)?, format!("{} {}", deb.package, deb.version()))
+            }
+            (KernelSource::Tiny { name, .. }, Some(path)) => (path.to_path_buf(), name.clone()),
+            (KernelSource::Tiny { name, .. }, None) => {
+                let problem = "it was ordered and not built".to_owned();
+                return Err(ImageError::Recipe { recipe: format!("kernel {name}"), problem });
+            }
         };
-        progress(Progress::Assembling { target });
-        let path = packages.file(&recipe.kernel)?;
         let file = fs::read(&path).map_err(|error| ImageError::io("reading", &path, error))?;
-        let is_program = target == "uml";
-        let kernel = if is_program { uml_program(file, &path)? } else { kernel::vmlinux(&file, &path)? };
-        let (folder, package) = packages.folder(&recipe.kernel)?;
-        let mut tree = base.clone();
-        initrd::add_modules(&mut tree, modules::collect(folder, package, &recipe.modules)?);
-        Ok(Some(Kernel {
-            kernel: self.store.put(lock, &kernel, is_program)?,
-            initrd: self.store.put(lock, &initrd::pack(&tree)?, false)?,
+        let kernel = match target {
+            KernelTarget::Uml => kernel::uml_program(file, &path)?,
+            KernelTarget::X86 => kernel::vmlinux(&file, &path)?,
+        };
+        let root = match recipe.root {
+            RootForm::Initrd => initrd::pack(&tree)?,
+            RootForm::Erofs => erofs::pack(&tree, parts.packages.temp_folder()?.path())?,
+        };
+        let version = kernel::version(&kernel).unwrap_or_default();
+        Ok(Kernel {
+            origin: KernelOrigin { name, tiny: tiny.is_some(), version },
+            kernel: self.store.put(parts.lock, &kernel, target == KernelTarget::Uml)?,
+            root_form: recipe.root,
+            root: self.store.put(parts.lock, &root, false)?,
             cmdline: recipe.cmdline.clone(),
+            acpi: recipe.acpi,
             default_mem_mib: recipe.memory.default_mib,
             min_mem_mib: recipe.memory.minimum_mib,
-        }))
+        })
     }
 
     fn read_init(&self) -> Result<Vec<u8>, ImageError> {
@@ -159,18 +220,48 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn uml_program(file: Vec<u8>, path: &Path) -> Result<Vec<u8>, ImageError> {
-    if file.starts_with(elf::MAGIC) {
-        return Ok(file);
-    }
-    Err(ImageError::Kernel { path: path.to_path_buf(), problem: "it is not a program (ELF)".to_owned() })
+/// The folder for downloads and intermediate results of this user, which every program that builds images shares:
+/// `$XDG_CACHE_HOME/fleet` or `~/.cache/fleet`.
+pub fn user_cache() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || {
+        std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/cache"), |home| PathBuf::from(home).join(".cache"))
+    };
+    base.unwrap_or_else(home).join("fleet")
+}
+
+/// What the parts of an image are put together from.
+struct Parts<'a> {
+    lock: &'a StoreLock,
+    packages: &'a Unpacked,
+    base: Tree,
+}
+
+/// What is to be built for a kernel of this recipe, if anything.
+fn order(packages: &Packages, recipe: Option<&KernelRecipe>) -> Result<Option<Order>, ImageError> {
+    let Some(KernelRecipe { kernel: KernelSource::Tiny { name, fragments }, .. }) = recipe else {
+        return Ok(None);
+    };
+    let kernel = TinyKernel::find(name)?;
+    let source = kernel.source_file();
+    let lacks = || ImageError::PackageLacksFile { package: source.package.clone(), file: source.file.clone() };
+    let (_, deb) = packages.locate(std::iter::once(&source))?.pop().ok_or_else(lacks)?;
+    kernel.order(fragments.clone(), deb).map(Some)
 }
 
 /// SHA-256 over all that the image depends on.
-fn inputs_key(recipe: &Recipe, debs: &[(String, Deb)], init: &[u8]) -> Result<String, ImageError> {
+fn inputs_key(
+    recipe: &Recipe,
+    debs: &[(String, Deb)],
+    orders: [&Option<Order>; 2],
+    init: &[u8],
+) -> Result<String, ImageError> {
     let mut inputs = format!("{BUILDER_VERSION}\n{SCHEMA}\n{recipe:?}\n{}\n", hash_of(init));
     for (_, deb) in debs {
         inputs += &format!("{} {}\n", deb.file_name, deb.sha256);
+    }
+    for order in orders.into_iter().flatten() {
+        inputs += &format!("{} {}\n", order.kernel.name, order.key);
     }
     for file in &recipe.files {
         if let FileSource::Host(path) = &file.source {

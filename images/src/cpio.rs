@@ -51,6 +51,11 @@ impl Tree {
         }
     }
 
+    /// All nodes by path, sorted.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.0.iter().map(|(path, node)| (path.as_str(), node))
+    }
+
     /// The archive.
     pub(crate) fn archive(&self) -> Vec<u8> {
         let mut archive = Vec::new();

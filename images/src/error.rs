@@ -63,6 +63,60 @@ pub enum ImageError {
         /// Debian's package that holds it.
         package: &'static str,
     },
+    /// Programs or headers that building a kernel needs.
+    #[error("to build this, {} must be installed: run `apt-get install {}`", .missing.join(", "), .packages.join(" "))]
+    MissingTools {
+        /// What is not there.
+        missing: Vec<String>,
+        /// Debian's packages that hold it.
+        packages: Vec<String>,
+    },
+    /// No such tiny kernel.
+    #[error("no kernel '{name}': the tiny kernels are {}", .known.join(", "))]
+    UnknownKernel {
+        /// What was asked for.
+        name: String,
+        /// Those that are part of the program.
+        known: Vec<String>,
+    },
+    /// Options that the kernel's sources do not know, or whose needs are not met.
+    #[error(
+        "kernel {kernel}: its sources do not take {}: look for spelling, and for options that these depend on",
+        .options.join(", ")
+    )]
+    KernelOptions {
+        /// Its name.
+        kernel: String,
+        /// As they were asked for.
+        options: Vec<String>,
+    },
+    /// A step of building a kernel failed.
+    #[error("kernel {kernel}: {step} failed; the end of {log}:\n{tail}", log = .log.display())]
+    KernelBuild {
+        /// Its name.
+        kernel: String,
+        /// "compiling", …
+        step: &'static str,
+        /// All that was said.
+        log: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+    /// Too little disk to build a kernel.
+    #[error(
+        "kernel {kernel}: building it takes {needed_mib} MiB in {path} for a while, and {free_mib} MiB are free there: \
+         free some, or set XDG_CACHE_HOME to a folder on another disk"
+    )]
+    NoRoom {
+        /// Its name.
+        kernel: String,
+        /// Where the build would be.
+        path: PathBuf,
+        /// MiB needed.
+        needed_mib: u64,
+        /// MiB free.
+        free_mib: u64,
+    },
     /// apt does not know a package.
     #[error("package '{package}' is not known to apt ({detail}): run `apt-get update`, or mend its name in the recipe")]
     UnknownPackage {

@@ -22,6 +22,9 @@ use crate::{
     store::{hash_of_reader, lock_file},
 };
 
+/// Beginning of the names of folders that are under way.
+const TEMP_PREFIX: &str = "tmp-";
+
 /// The version of a package that apt would take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Deb {
@@ -40,6 +43,7 @@ pub(crate) struct Packages {
 /// The packages that one build uses, unpacked; the cache stays locked meanwhile.
 pub(crate) struct Unpacked {
     folders: Vec<(String, Deb, PathBuf)>,
+    cache: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -93,7 +97,7 @@ impl Packages {
         debs: Vec<(String, Deb)>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Unpacked, ImageError> {
-        let lock = lock_file(&self.folder.join("lock"))?;
+        let lock = self.lock()?;
         let mut folders = Vec::new();
         for (key, deb) in debs {
             let folder = self.folder.join("unpacked").join(deb.file_name.trim_end_matches(".deb"));
@@ -104,7 +108,24 @@ impl Packages {
             }
             folders.push((key, deb, folder));
         }
-        Ok(Unpacked { folders, _lock: lock })
+        Ok(Unpacked { folders, cache: self.folder.clone(), _lock: lock })
+    }
+
+    /// Downloads a package that is not in the cache yet; gives its file.
+    pub(crate) fn fetch(&self, deb: &Deb, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, ImageError> {
+        let _lock = self.lock()?;
+        self.download(deb, progress)
+    }
+
+    /// Takes the cache's lock, and removes what a killed build left under way.
+    fn lock(&self) -> Result<Flock<File>, ImageError> {
+        let lock = lock_file(&self.folder.join("lock"))?;
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(TEMP_PREFIX) {
+                let _next_build_tries_again = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(lock)
     }
 
     fn download(&self, deb: &Deb, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, ImageError> {
@@ -113,7 +134,7 @@ impl Packages {
             return Ok(path);
         }
         progress(Progress::Downloading { package: deb.package.clone(), bytes: deb.bytes });
-        let temp = self.temp_folder()?;
+        let temp = temp_folder(&self.folder)?;
         let mut command = Command::new("apt-get");
         command.args(["download", "-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=30"]);
         command.arg(format!("{}={}", deb.package, deb.version())).current_dir(temp.path());
@@ -135,7 +156,7 @@ impl Packages {
     }
 
     fn unpack_one(&self, file: &Path, folder: &Path) -> Result<(), ImageError> {
-        let temp = self.temp_folder()?;
+        let temp = temp_folder(&self.folder)?;
         let inside = temp.path().join("root");
         let output = run("dpkg-deb", "dpkg", Command::new("dpkg-deb").arg("-x").arg(file).arg(&inside))?;
         if !output.status.success() {
@@ -147,27 +168,26 @@ impl Packages {
         }
         fs::rename(&inside, folder).map_err(|error| ImageError::io("keeping", folder, error))
     }
-
-    /// A folder in the cache's own file system that goes when it is dropped.
-    fn temp_folder(&self) -> Result<tempfile::TempDir, ImageError> {
-        tempfile::TempDir::with_prefix_in("tmp-", &self.folder)
-            .map_err(|error| ImageError::io("creating a folder in", &self.folder, error))
-    }
 }
 
 impl Unpacked {
-    /// The package's folder and its name.
-    pub(crate) fn folder(&self, file: &PackageFile) -> Result<(&Path, &str), ImageError> {
+    /// A folder for things under way; the next build removes what this one leaves when it is killed.
+    pub(crate) fn temp_folder(&self) -> Result<tempfile::TempDir, ImageError> {
+        temp_folder(&self.cache)
+    }
+
+    /// The package's folder and the package.
+    pub(crate) fn folder(&self, file: &PackageFile) -> Result<(&Path, &Deb), ImageError> {
         let key = key_of(file);
         match self.folders.iter().find(|(other, ..)| *other == key) {
-            Some((_, deb, folder)) => Ok((folder, &deb.package)),
+            Some((_, deb, folder)) => Ok((folder, deb)),
             None => Err(ImageError::PackageLacksFile { package: file.package.clone(), file: file.file.clone() }),
         }
     }
 
     /// The path of a file in the cache; with several that fit the pattern, the last by name.
     pub(crate) fn file(&self, file: &PackageFile) -> Result<PathBuf, ImageError> {
-        let (folder, package) = self.folder(file)?;
+        let (folder, deb) = self.folder(file)?;
         let (parent, pattern) = file.file.rsplit_once('/').unwrap_or(("", &file.file));
         let parent = folder.join(parent);
         let names =
@@ -175,12 +195,18 @@ impl Unpacked {
         let last = names.filter(|name| matches(pattern, name)).max();
         last.map(|name| parent.join(name))
             .filter(|path| path.is_file())
-            .ok_or_else(|| ImageError::PackageLacksFile { package: package.to_owned(), file: file.file.clone() })
+            .ok_or_else(|| ImageError::PackageLacksFile { package: deb.package.clone(), file: file.file.clone() })
     }
 }
 
+/// A folder in the cache's own file system that goes when it is dropped.
+fn temp_folder(cache: &Path) -> Result<tempfile::TempDir, ImageError> {
+    tempfile::TempDir::with_prefix_in(TEMP_PREFIX, cache)
+        .map_err(|error| ImageError::io("creating a folder in", cache, error))
+}
+
 impl Deb {
-    fn version(&self) -> String {
+    pub(crate) fn version(&self) -> String {
         self.file_name.split('_').nth(1).unwrap_or_default().replace("%3a", ":")
     }
 }
@@ -214,6 +240,11 @@ fn parse_uri_line(line: &str) -> Option<Deb> {
     let package = file_name.split('_').next()?.to_owned();
     let sha256 = hash.strip_prefix("SHA256:")?.to_owned();
     (!file_name.contains('/')).then(|| Deb { package, file_name: file_name.to_owned(), bytes, sha256 })
+}
+
+/// Whether a package is in the cache already, by its size.
+pub(crate) fn has_deb(cache: &Path, deb: &Deb) -> bool {
+    fs::metadata(cache.join("debs").join(&deb.file_name)).is_ok_and(|metadata| metadata.len() == deb.bytes)
 }
 
 fn is_the_deb(path: &Path, deb: &Deb) -> io::Result<bool> {

@@ -28,6 +28,26 @@ pub(crate) fn vmlinux(file: &[u8], path: &Path) -> Result<Vec<u8>, ImageError> {
     Ok(kernel)
 }
 
+/// Checks that a file is a program, as UML's kernel is one.
+pub(crate) fn uml_program(file: Vec<u8>, path: &Path) -> Result<Vec<u8>, ImageError> {
+    if file.starts_with(elf::MAGIC) {
+        return Ok(file);
+    }
+    Err(ImageError::Kernel { path: path.to_path_buf(), problem: "it is not a program (ELF)".to_owned() })
+}
+
+/// The version of Linux that a kernel says it is: "6.1.192-tiny".
+pub(crate) fn version(kernel: &[u8]) -> Option<String> {
+    const BEFORE: &[u8] = b"Linux version ";
+    // The words are also in messages of the kernel, with a format behind them instead of a number.
+    memchr::memmem::find_iter(kernel, BEFORE).find_map(|at| {
+        let rest = kernel.get(at + BEFORE.len()..)?;
+        let end = rest.iter().take(128).position(|byte| byte.is_ascii_whitespace())?;
+        let version = std::str::from_utf8(&rest[..end]).ok()?;
+        version.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
+    })
+}
+
 fn unpack(file: &[u8]) -> Result<Vec<u8>, String> {
     let payload = payload(file).ok_or("it is neither an ELF nor a bzImage of boot protocol 2.08 or later")?;
     if payload.starts_with(LZ4_LEGACY) {

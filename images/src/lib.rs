@@ -10,6 +10,7 @@
 mod builder;
 mod cpio;
 mod elf;
+mod erofs;
 mod error;
 mod fetch;
 mod initrd;
@@ -17,8 +18,12 @@ mod kernel;
 mod modules;
 mod recipe;
 mod store;
+mod tiny;
 
-pub use builder::{Builder, Progress};
+pub use builder::{Builder, Progress, user_cache};
 pub use error::ImageError;
-pub use recipe::{FileRecipe, FileSource, KernelRecipe, Memory, PackageFile, Recipe};
-pub use store::{Image, ImageEntry, ImageId, ImageStore, Removed, UmlFiles, X86Files};
+pub use recipe::{
+    FileRecipe, FileSource, KernelRecipe, KernelSource, KernelTarget, Memory, PackageFile, Recipe, RootForm,
+};
+pub use store::{Image, ImageEntry, ImageId, ImageStore, KernelOrigin, Removed, RootFs, UmlFiles, X86Files};
+pub use tiny::Fragment;

@@ -5,9 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::ImageError;
+use crate::{
+    ImageError,
+    tiny::{Fragment, TinyKernel},
+};
 
 /// Recipes that are part of the program: name and text.
 const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../recipes/tiny.toml"))];
@@ -28,19 +31,64 @@ pub struct Recipe {
 }
 
 /// A kernel and what it needs.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Clone, Debug)]
 pub struct KernelRecipe {
     /// Where the kernel comes from.
-    pub kernel: PackageFile,
+    pub kernel: KernelSource,
     /// Modules that the init loads before it opens the control channel; those they depend on come by themselves.
-    #[serde(default)]
     pub modules: Vec<String>,
     /// Kernel command line that every guest of this image gets.
-    #[serde(default)]
     pub cmdline: String,
     /// Memory of a guest.
     pub memory: Memory,
+    /// How the guest gets its root file system.
+    pub root: RootForm,
+    /// The kernel finds its devices by ACPI (x86).
+    pub acpi: bool,
+}
+
+/// Where a kernel comes from.
+#[derive(Clone, Debug)]
+pub enum KernelSource {
+    /// A file of a Debian package.
+    Package(PackageFile),
+    /// A tiny kernel of fleet's own, built from the kernel's sources.
+    Tiny {
+        /// Its name.
+        name: String,
+        /// Options beside its own.
+        fragments: Vec<Fragment>,
+    },
+}
+
+/// What a kernel is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelTarget {
+    /// User-mode Linux.
+    Uml,
+    /// QEMU.
+    X86,
+}
+
+impl KernelTarget {
+    /// Its table in recipes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Uml => "uml",
+            Self::X86 => "x86",
+        }
+    }
+}
+
+/// How a guest gets its root file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootForm {
+    /// An initial RAM disk, unpacked into each guest's memory.
+    Initrd,
+    /// A read-only file that all guests share; each has its changes in its own memory (UML).
+    Erofs,
 }
 
 /// Memory of a guest, in MiB.
@@ -102,10 +150,33 @@ struct RawRecipe {
     name: String,
     #[serde(default)]
     description: String,
-    uml: Option<KernelRecipe>,
-    x86: Option<KernelRecipe>,
+    uml: Option<RawKernel>,
+    x86: Option<RawKernel>,
     #[serde(default, rename = "file")]
     files: Vec<RawFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawKernel {
+    kernel: RawSource,
+    #[serde(default)]
+    modules: Vec<String>,
+    cmdline: Option<String>,
+    memory: Option<Memory>,
+    root: Option<RootForm>,
+    acpi: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSource {
+    package: Option<String>,
+    dependency: Option<String>,
+    file: Option<String>,
+    tiny: Option<String>,
+    #[serde(default)]
+    fragments: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -161,11 +232,15 @@ impl Recipe {
         if raw.uml.is_none() && raw.x86.is_none() {
             return Err(wrong("it has no kernel: add a table [uml] or [x86]".to_owned()));
         }
-        for (table, kernel) in [("uml", &raw.uml), ("x86", &raw.x86)] {
-            if let Some(kernel) = kernel {
-                kernel.check().map_err(|problem| wrong(format!("[{table}]: {problem}")))?;
-            }
-        }
+        let kernel = |table: &str, target: KernelTarget, raw: Option<RawKernel>| match raw {
+            Some(raw) => raw.into_recipe(target, folder).map(Some).map_err(|problem| match problem {
+                Problem::Text(problem) => wrong(format!("[{table}]: {problem}")),
+                Problem::Error(error) => error,
+            }),
+            None => Ok(None),
+        };
+        let uml = kernel("uml", KernelTarget::Uml, raw.uml)?;
+        let x86 = kernel("x86", KernelTarget::X86, raw.x86)?;
         let mut files: Vec<FileRecipe> = Vec::new();
         for raw in raw.files {
             let path = raw.path.clone();
@@ -175,22 +250,105 @@ impl Recipe {
             }
             files.push(file);
         }
-        Ok(Self { name: raw.name, description: raw.description, uml: raw.uml, x86: raw.x86, files })
+        Ok(Self { name: raw.name, description: raw.description, uml, x86, files })
     }
 
-    /// Every file that is taken from a package.
+    /// Takes a tiny kernel in place of the one that the recipe names for the same hypervisor.
+    ///
+    /// # Errors
+    /// When there is no kernel of that name; the message lists those that there are.
+    pub fn set_kernel(&mut self, name: &str) -> Result<(), ImageError> {
+        let kernel = TinyKernel::find(name)?;
+        let target = kernel.target;
+        let recipe = Some(KernelRecipe::of(kernel, Vec::new()));
+        match target {
+            KernelTarget::Uml => self.uml = recipe,
+            KernelTarget::X86 => self.x86 = recipe,
+        }
+        Ok(())
+    }
+
+    /// Every file that is taken from a package as it is; the sources of tiny kernels are not among them.
     pub(crate) fn package_files(&self) -> impl Iterator<Item = &PackageFile> {
-        let kernels = [&self.uml, &self.x86].into_iter().flatten().map(|kernel| &kernel.kernel);
+        let kernels = self.kernels().filter_map(|kernel| match &kernel.kernel {
+            KernelSource::Package(file) => Some(file),
+            KernelSource::Tiny { .. } => None,
+        });
         kernels.chain(self.files.iter().filter_map(|file| match &file.source {
             FileSource::Package { from, .. } => Some(from),
             _ => None,
         }))
     }
+
+    /// Its kernels.
+    pub(crate) fn kernels(&self) -> impl Iterator<Item = &KernelRecipe> {
+        [&self.uml, &self.x86].into_iter().flatten()
+    }
+}
+
+/// What is wrong with a kernel's table: words for people, or an error that says its place itself.
+enum Problem {
+    Text(String),
+    Error(ImageError),
+}
+
+impl RawKernel {
+    fn into_recipe(self, target: KernelTarget, folder: &Path) -> Result<KernelRecipe, Problem> {
+        let text = |problem: &str| Problem::Text(problem.to_owned());
+        let RawSource { package, dependency, file, tiny, fragments } = self.kernel;
+        let mut recipe = match (package, file, tiny) {
+            (Some(package), Some(file), None) if fragments.is_empty() => {
+                let file = PackageFile { package, dependency, file };
+                file.check().map_err(Problem::Text)?;
+                let memory = self.memory.ok_or_else(|| text("'memory' is missing"))?;
+                let kernel = KernelSource::Package(file);
+                let (root, cmdline) = (RootForm::Initrd, String::new());
+                KernelRecipe { kernel, modules: self.modules, cmdline, memory, root, acpi: with_acpi() }
+            }
+            (None, None, Some(name)) if dependency.is_none() => {
+                let kernel = TinyKernel::find(&name).map_err(Problem::Error)?;
+                if kernel.target != target {
+                    return Err(Problem::Text(format!("'{name}' is a kernel for another hypervisor")));
+                }
+                if !self.modules.is_empty() {
+                    return Err(text("a tiny kernel loads no modules: add options with 'fragments'"));
+                }
+                let fragments: Result<_, _> = fragments.iter().map(|path| Fragment::load(&folder.join(path))).collect();
+                KernelRecipe::of(kernel, fragments.map_err(Problem::Error)?)
+            }
+            _ => return Err(text("kernel: give 'package' and 'file', or 'tiny' and perhaps 'fragments'")),
+        };
+        recipe.cmdline = self.cmdline.unwrap_or(recipe.cmdline);
+        recipe.memory = self.memory.unwrap_or(recipe.memory);
+        recipe.root = self.root.unwrap_or(recipe.root);
+        recipe.acpi = self.acpi.unwrap_or(recipe.acpi);
+        if target == KernelTarget::X86 && recipe.root == RootForm::Erofs {
+            return Err(text("root: QEMU's guests have no disk: only \"initrd\" is possible"));
+        }
+        recipe.check().map_err(Problem::Text)?;
+        Ok(recipe)
+    }
+}
+
+/// Kernels of distributions find their devices by ACPI.
+pub(crate) fn with_acpi() -> bool {
+    true
 }
 
 impl KernelRecipe {
+    /// A tiny kernel as it is meant.
+    fn of(kernel: TinyKernel, fragments: Vec<Fragment>) -> Self {
+        Self {
+            modules: Vec::new(),
+            cmdline: kernel.image.cmdline,
+            memory: kernel.image.memory,
+            root: kernel.image.root,
+            acpi: kernel.image.acpi,
+            kernel: KernelSource::Tiny { name: kernel.name, fragments },
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
-        self.kernel.check()?;
         let Memory { default_mib, minimum_mib } = self.memory;
         if minimum_mib == 0 || default_mib < minimum_mib {
             return Err(format!(

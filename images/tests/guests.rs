@@ -54,15 +54,37 @@ fn a_guest_says_hello_and_ends_on_shutdown() {
 }
 
 #[test]
+fn a_guest_can_write_everywhere_whatever_its_root_is() {
+    // Folders of the image are changed, removed, made again and renamed, and files of it, as on a disk.
+    let script = "set -e; echo here > /new; mkdir /etc/deep; echo x > /etc/deep/f; echo more >> /etc/profile; \
+        tail -n 1 /etc/profile; rm -r /var/log; mkdir /var/log; ls -a /var/log | wc -l; mv /var /moved; test -d /moved/log; \
+        rm /etc/group; test ! -e /etc/group; chmod 700 /bin/busybox; cat /new; echo '127.0.0.1 me' > /etc/hosts; \
+        ls / | tr '\\n' ' '";
+    for kind in kinds() {
+        let mut guest = boot(kind, None);
+        let mut session = Session::attach(guest.control(), 7);
+        let outcome = session.shell(script);
+        let text = outcome.text();
+        assert_eq!(outcome.code, 0, "{kind}: {text} {}", String::from_utf8_lossy(&outcome.stderr));
+        let wanted = "more\n2\nhere\nbin dev etc init linuxrc moved new proc root run sbin sys tmp usr ";
+        assert_eq!(text.replace("lib ", ""), wanted, "{kind}");
+        assert_eq!(guest.console().matches("fleet-init").count(), 0, "{kind}: {}", guest.console());
+    }
+}
+
+#[test]
 fn a_rebooted_guest_says_hello_by_itself() {
-    let mut guest = boot("uml", None); // under QEMU a reboot ends the process (-no-reboot), and the agent starts it again
-    let mut session = Session::attach(guest.control(), 7);
-    let ToAgent::Hello { boot_id: before, .. } = session.reattach(8) else { panic!() };
-    session.send(&ToGuest::Shutdown { reboot: true });
-    let hello = session.wait(|message| matches!(message, ToAgent::Hello { session: 0, .. }));
-    let ToAgent::Hello { boot_id, .. } = hello else { panic!() };
-    assert_ne!(boot_id, before);
-    session.reattach(9);
+    // Under QEMU a reboot ends the process (-no-reboot), and the agent starts it again.
+    for kind in ["uml", "tiny-uml"] {
+        let mut guest = boot(kind, None);
+        let mut session = Session::attach(guest.control(), 7);
+        let ToAgent::Hello { boot_id: before, .. } = session.reattach(8) else { panic!() };
+        session.send(&ToGuest::Shutdown { reboot: true });
+        let hello = session.wait(|message| matches!(message, ToAgent::Hello { session: 0, .. }));
+        let ToAgent::Hello { boot_id, .. } = hello else { panic!() };
+        assert_ne!(boot_id, before, "{kind}");
+        session.reattach(9);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::{init_path, package_cache};
-use fleet_images::{Builder, Image, ImageError, ImageStore, Progress, Recipe};
+use fleet_images::{Builder, Image, ImageError, ImageStore, Progress, Recipe, RootFs};
 
 /// A recipe that is built in a moment: no kernel of 50 MB, but a small static program in its place.
 fn small(name: &str, text: &str) -> Recipe {
@@ -82,7 +82,7 @@ fn an_image_is_found_by_name_id_and_prefix() {
 fn a_damaged_file_is_found_out_and_named_and_built_again() {
     let folder = tempfile::tempdir().unwrap();
     let image = build(&ImageStore::open(folder.path()).unwrap(), &small("small", "x")).unwrap();
-    let initrd = &image.uml.unwrap().initrd;
+    let RootFs::Initrd(initrd) = &image.uml.unwrap().root else { panic!() };
     let whole = fs::read(initrd).unwrap();
     let mut flipped = whole.clone();
     flipped[100] ^= 1;

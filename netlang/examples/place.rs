@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             cores: 32,
         })
         .collect();
-    let commits = |vm: &VmShape<'_>| vm.memory.unwrap_or(48 << 20) + (2 << 20);
+    let commits = |vm: &VmShape<'_>| vm.committed(vm.memory.unwrap_or(48 << 20)) + (2 << 20);
     let start = Instant::now();
     let placement = plan.place(&hosts, &commits, None)?;
     let first = start.elapsed();

@@ -31,7 +31,7 @@ pub use diag::explain::{all_codes, explain};
 pub use diag::render::{MAX_PRINTED, RenderOptions, render};
 pub use diag::{Diagnostic, Label, Severity, codes};
 pub use graph::{Expand, Graph, GraphError, GraphSums};
-pub use placement::{Host, HostPlacement, PlaceError, PlacedRange, Placement, VmShape};
+pub use placement::{Host, HostPlacement, PlaceError, PlacedRange, Placement, VmShape, committed};
 pub use plan::*;
 pub use sema::{Compilation, compile, design};
 pub use source::{LineIndex, Source, Span};

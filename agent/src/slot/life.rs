@@ -1,10 +1,12 @@
 //! The life of one process: from its making to its end, in a task of its own.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fleet_proto::v1::VmState;
 use fleet_vm::{Machine, VmExit};
 use fleet_wire::Settings;
+use netlang::RestartMode;
 
 use super::{Slot, TOLD_LINES, locked};
 use crate::experiment::Surroundings;
@@ -17,7 +19,7 @@ const CONFIGURE_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Slot {
     /// Waits for the guest, gives it its settings, and goes on watching until the process ends.
-    pub(super) async fn follow(&self, around: &Surroundings, machine: &Machine, since: Instant) {
+    pub(super) async fn follow(self: &Arc<Self>, around: &Arc<Surroundings>, machine: &Machine, since: Instant) {
         let boot = tokio::time::timeout(BOOT_DEADLINE, self.settle(machine));
         let booted = tokio::select! {
             exit = machine.wait() => return self.over(around, &exit),
@@ -36,6 +38,7 @@ impl Slot {
             self.fail(around, &problem, &lines, true);
             return;
         }
+        locked(&self.view).ran = true;
         let state = if machine.is_paused() { VmState::Paused } else { VmState::Running };
         if std::mem::take(&mut locked(&self.view).adopted) {
             locked(&self.view).state = state;
@@ -95,9 +98,12 @@ impl Slot {
     }
 
     /// Its process ended.
-    pub(super) fn over(&self, around: &Surroundings, exit: &VmExit) {
+    pub(super) fn over(self: &Arc<Self>, around: &Arc<Surroundings>, exit: &VmExit) {
         match self.state() {
             VmState::Stopping | VmState::Stopped => self.set(around, VmState::Stopped, "", &[]),
+            _ if exit.is_clean() && self.wanted().vm.vm.restart.mode == RestartMode::Always => {
+                drop(self.fail(around, "the guest powered off by itself", &[], true));
+            }
             _ if exit.is_clean() => self.set(around, VmState::Stopped, "the guest powered off by itself", &[]),
             _ => drop(self.fail(around, &exit.to_string(), &exit.last_lines, true)),
         }

@@ -12,6 +12,7 @@
 //! FAILED; it ends with the slot, the VM does not.
 
 mod life;
+mod retry;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ use crate::hub::now_ms;
 use crate::metric_definitions;
 use crate::progress::Ended;
 use crate::slice::{WantedVm, address_text};
+
+use retry::CLEAN_SLATE;
 
 /// For a guest to power off when asked, before it is killed.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -51,6 +54,14 @@ struct View {
     since_ms: u64,
     boot_ms: u64,
     starts: u32,
+    /// Why it failed last, without what is said of further tries.
+    failure: String,
+    /// How often it was tried again in a row.
+    tried: u32,
+    /// Its present process came to run.
+    ran: bool,
+    /// How many wait for it, and try it again if need be.
+    attending: u32,
     /// It was found running, so its first RUNNING is no news.
     adopted: bool,
 }
@@ -74,6 +85,8 @@ pub struct Slot {
     view: Mutex<View>,
     state: watch::Sender<VmState>,
     life: Mutex<Option<Life>>,
+    /// The task that tries it again when nobody waits for it.
+    again: Mutex<Option<AbortHandle>>,
     gate: tokio::sync::Mutex<()>,
 }
 
@@ -98,6 +111,10 @@ impl Slot {
             since_ms: now_ms(),
             boot_ms: 0,
             starts: 0,
+            failure: String::new(),
+            tried: 0,
+            ran: false,
+            attending: 0,
             adopted: false,
         };
         Arc::new(Self {
@@ -106,6 +123,7 @@ impl Slot {
             view: Mutex::new(view),
             state: watch::Sender::new(VmState::Pending),
             life: Mutex::new(None),
+            again: Mutex::new(None),
             gate: tokio::sync::Mutex::new(()),
         })
     }
@@ -183,7 +201,8 @@ impl Slot {
             VmState::Stopping => "vm.stopping",
             VmState::Stopped => "vm.stopped",
             VmState::Failed => "vm.failed",
-            VmState::Unspecified | VmState::Pending | VmState::Unknown => return,
+            VmState::Pending => "vm.retrying",
+            VmState::Unspecified | VmState::Unknown => return,
         };
         if state == VmState::Failed {
             metrics::counter!(metric_definitions::VM_FAILURES).increment(1);
@@ -191,8 +210,37 @@ impl Slot {
         around.hub.event(kind, &around.experiment, &self.name, &with_lines(reason, last_lines));
     }
 
-    fn fail(&self, around: &Surroundings, reason: &str, last_lines: &[String], retryable: bool) -> Ended {
-        self.set(around, VmState::Failed, reason, last_lines);
+    /// It failed: for good, or until it is tried again.
+    fn fail(
+        self: &Arc<Self>,
+        around: &Arc<Surroundings>,
+        reason: &str,
+        last_lines: &[String],
+        retryable: bool,
+    ) -> Ended {
+        let restart = self.wanted().vm.vm.restart;
+        let (tried, tries, attended) = {
+            let mut view = locked(&self.view);
+            if view.ran && Duration::from_millis(now_ms().saturating_sub(view.since_ms)) >= CLEAN_SLATE {
+                view.tried = 0;
+            }
+            reason.clone_into(&mut view.failure);
+            let tries = if retryable { restart.tries(view.ran) } else { 0 };
+            let again = view.tried < tries;
+            view.tried += u32::from(again);
+            (again.then_some(view.tried), tries, view.attending > 0)
+        };
+        match tried {
+            Some(tried) => {
+                metrics::counter!(metric_definitions::VM_RETRIES).increment(1);
+                let said = format!("{reason}; to be tried again ({tried} of {tries})");
+                self.set(around, VmState::Pending, &said, last_lines);
+                if !attended {
+                    self.try_again_later(around);
+                }
+            }
+            None => self.set(around, VmState::Failed, reason, last_lines),
+        }
         Ended::Failed { reason: with_lines(reason, last_lines), retryable }
     }
 
@@ -205,6 +253,7 @@ impl Slot {
             VmState::Starting | VmState::Booting if self.machine().is_some() => return self.settled().await,
             _ => {}
         }
+        locked(&self.view).ran = false;
         self.set(around, VmState::Starting, "", &[]);
         match self.launch(around).await {
             Ok(machine) => {
@@ -219,13 +268,19 @@ impl Slot {
 
     async fn launch(&self, around: &Surroundings) -> Result<Machine, StartError> {
         locked(&self.life).take();
+        // The template that its last life came from serves the next one.
+        let _kept = around.vms.expect([]);
         around.vms.remove(&around.experiment, &self.name).await?;
         let wanted = self.wanted();
         let mut taps = Vec::with_capacity(wanted.vm.ports.len());
         for port in &wanted.vm.ports {
             taps.push(around.network.open_tap(port).await?);
         }
-        Ok(around.vms.launch(wanted.spec.clone(), taps).await?)
+        let machine = around.vms.launch(wanted.spec.clone(), taps).await?;
+        if let Some(warning) = machine.warning() {
+            around.hub.event("vm.warning", &around.experiment, &self.name, warning);
+        }
+        Ok(machine)
     }
 
     /// Goes on with a VM that an earlier agent started. It is BOOTING until its guest has answered; that it runs since
@@ -245,7 +300,7 @@ impl Slot {
     }
 
     /// Goes on with what is left of a VM that ended while no agent watched.
-    pub fn adopt_ended(&self, around: &Surroundings, exit: &VmExit) {
+    pub fn adopt_ended(self: &Arc<Self>, around: &Arc<Surroundings>, exit: &VmExit) {
         let dir = around.vms.paths(&around.experiment, &self.name).dir;
         if dir.join(STOPPED_MARK).exists() {
             self.set(around, VmState::Stopped, "", &[]);
@@ -280,13 +335,16 @@ impl Slot {
         let view = locked(&self.view);
         match view.state {
             VmState::Running | VmState::Paused => Ended::Ok,
-            VmState::Failed => Ended::Failed { reason: with_lines(&view.reason, &view.last_lines), retryable: true },
+            VmState::Failed | VmState::Pending => {
+                Ended::Failed { reason: with_lines(&view.failure, &view.last_lines), retryable: true }
+            }
             _ => Ended::Failed { reason: "it was stopped while it came up".into(), retryable: true },
         }
     }
 
     /// Stops it; it stays down until it is started.
-    pub async fn stop(&self, around: &Surroundings, force: bool) -> Ended {
+    pub async fn stop(self: &Arc<Self>, around: &Arc<Surroundings>, force: bool) -> Ended {
+        self.no_more_tries();
         let _gate = self.gate.lock().await;
         let Some(machine) = self.machine() else {
             return if self.state() == VmState::Stopped {
@@ -309,8 +367,14 @@ impl Slot {
                 self.set(around, VmState::Stopped, "", &[]);
                 Ended::Ok
             }
-            Err(error) => self.fail(around, &error.to_string(), &[], error.is_retryable()),
+            Err(error) => self.stuck(around, &error.to_string(), error.is_retryable()),
         }
+    }
+
+    /// It could not be ended: a start is of no use.
+    fn stuck(&self, around: &Surroundings, reason: &str, retryable: bool) -> Ended {
+        self.set(around, VmState::Failed, reason, &[]);
+        Ended::Failed { reason: reason.to_owned(), retryable }
     }
 
     /// Ends it while it comes up, without waiting for whoever starts it: that one is told at once.
@@ -350,7 +414,8 @@ impl Slot {
     }
 
     /// Ends it and removes all that is left of it.
-    pub async fn remove(&self, around: &Surroundings) -> Ended {
+    pub async fn remove(self: &Arc<Self>, around: &Arc<Surroundings>) -> Ended {
+        self.no_more_tries();
         let _gate = self.gate.lock().await;
         self.set(around, VmState::Stopping, "", &[]);
         // Its follower would write about the end; nobody wants to know.
@@ -364,8 +429,14 @@ impl Slot {
                 self.set(around, VmState::Stopped, "", &[]);
                 Ended::Ok
             }
-            Err(error) => self.fail(around, &error.to_string(), &[], true),
+            Err(error) => self.stuck(around, &error.to_string(), true),
         }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.no_more_tries();
     }
 }
 

@@ -36,6 +36,12 @@ pub fn cpu_ticks(stat: &str) -> Result<CpuTicks, ParseError> {
     Ok(CpuTicks { busy: total.saturating_sub(idle), total })
 }
 
+/// Reads how many tasks run or are ready to, from `/proc/stat`.
+pub fn runnable(stat: &str) -> Result<u32, ParseError> {
+    let number = stat.lines().find_map(|line| line.strip_prefix("procs_running "));
+    number.and_then(|number| number.trim().parse().ok()).ok_or(ParseError("`procs_running` in /proc/stat"))
+}
+
 /// Memory of the host, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Memory {
@@ -64,6 +70,15 @@ pub fn pressure_some10(pressure: &str) -> Result<f64, ParseError> {
     line.and_then(|line| line.split_ascii_whitespace().find_map(|word| word.strip_prefix("avg10=")))
         .and_then(finite)
         .ok_or(ParseError("`some avg10` in /proc/pressure"))
+}
+
+/// Reads `some total` of a file below `/proc/pressure`: since boot, how long at least one task waited.
+pub fn pressure_some_total(pressure: &str) -> Result<Duration, ParseError> {
+    let line = pressure.lines().find_map(|line| line.strip_prefix("some "));
+    line.and_then(|line| line.split_ascii_whitespace().find_map(|word| word.strip_prefix("total=")))
+        .and_then(|word| word.parse().ok())
+        .map(Duration::from_micros)
+        .ok_or(ParseError("`some total` in /proc/pressure"))
 }
 
 /// Reads the load average over one minute from `/proc/loadavg`.
@@ -147,6 +162,12 @@ mod tests {
     }
 
     #[test]
+    fn tasks_that_are_ready_are_counted_by_the_kernel() {
+        assert_eq!(runnable("cpu 1 2 3 4\nprocs_running 17\nprocs_blocked 2\n"), Ok(17));
+        assert!(runnable("cpu 1 2 3 4\nprocs_blocked 2\n").is_err());
+    }
+
+    #[test]
     fn an_old_kernels_four_cpu_fields_are_enough() {
         assert_eq!(cpu_ticks("cpu 1 2 3 4\n"), Ok(CpuTicks { busy: 6, total: 10 }));
         assert!(cpu_ticks("cpu 1 2 3\n").is_err());
@@ -166,6 +187,8 @@ mod tests {
             "full avg10=9.00 avg60=0.00 avg300=0.00 total=0\nsome avg10=1.29 avg60=3.03 avg300=3.87 total=70744316\n";
         assert_eq!(pressure_some10(text), Ok(1.29));
         assert!(pressure_some10("some avg10=nan").is_err());
+        assert_eq!(pressure_some_total(text), Ok(Duration::from_micros(70_744_316)));
+        assert!(pressure_some_total("some avg10=1.29\n").is_err());
     }
 
     #[test]
@@ -202,6 +225,8 @@ mod tests {
             let _ = cpu_ticks(&text);
             let _ = memory(&text);
             let _ = pressure_some10(&text);
+            let _ = pressure_some_total(&text);
+            let _ = runnable(&text);
             let _ = load1(&text);
             let _ = uptime(&text);
             let _ = process_stat(&text);

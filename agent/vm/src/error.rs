@@ -101,6 +101,14 @@ pub enum VmError {
         /// What serde said.
         problem: String,
     },
+    /// A template cannot be made or used.
+    #[error("the template {}: {problem}", dir.display())]
+    Template {
+        /// Its directory.
+        dir: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// The hypervisor's monitor answered with an error or not at all.
     #[error("{vm}: the monitor refused \"{command}\": {problem}")]
     Monitor {
@@ -134,6 +142,14 @@ impl VmError {
     pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> VmError {
         let path = path.as_ref().to_owned();
         move |source| VmError::Io { doing, path, source }
+    }
+
+    /// True when a clone did not come up, which says nothing of a boot.
+    pub(crate) fn is_of_a_clone(&self) -> bool {
+        matches!(
+            self,
+            VmError::Template { .. } | VmError::Monitor { .. } | VmError::Deadline { .. } | VmError::Ended { .. }
+        )
     }
 
     /// True when trying again later can succeed (resources were short, or time ran out).

@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::cgroup::{Cgroup, CgroupTree};
 use crate::error::{RemoveError, VmError};
 use crate::exit::VmExit;
-use crate::hypervisor::{self, HostFacts};
-use crate::launch;
+use crate::hypervisor::{self, FdRole, HostFacts, held_fd};
+use crate::launch::{self, Begin, Launched};
 use crate::machine::{Machine, Parts, end_group};
 use crate::paths::VmPaths;
 use crate::procs::{self, Stat};
 use crate::record::Record;
 use crate::spec::VmSpec;
+use crate::template::{Expected, RUN_NAME, Store};
 
 /// Where the VMs of a host have their things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub struct HostConfig {
     pub ram_dir: PathBuf,
     /// Name of the control group of all VMs, below the root of the unified hierarchy ("fleet").
     pub cgroup: String,
+    /// Several VMs of one image and shape start as clones of a template, where the hypervisor can do that.
+    pub clones: bool,
 }
 
 /// What became of a VM that an earlier agent had started.
@@ -62,6 +66,7 @@ pub(crate) struct HostInner {
     pub(crate) facts: HostFacts,
     pub(crate) boot_id: String,
     pub(crate) cgroups: Option<CgroupTree>,
+    pub(crate) templates: Arc<Store>,
 }
 
 impl VmHost {
@@ -79,7 +84,8 @@ impl VmHost {
             .inspect_err(|reason| warn!("VMs run without control groups: {reason}"))
             .ok();
         let boot_id = procs::boot_id().map_err(VmError::io("cannot read", "/proc/sys/kernel/random/boot_id"))?;
-        let inner = HostInner { config, facts: HostFacts { tsc_khz: tsc_khz() }, boot_id, cgroups };
+        let templates = Arc::new(Store::open(&config, &boot_id)?);
+        let inner = HostInner { config, facts: HostFacts { tsc_khz: tsc_khz() }, boot_id, cgroups, templates };
         Ok(VmHost { inner: Arc::new(inner) })
     }
 
@@ -99,12 +105,52 @@ impl VmHost {
     /// # Errors
     /// A specification that cannot run, a missing program or file, short resources, a VM of that name.
     pub async fn launch(&self, spec: VmSpec, taps: Vec<OwnedFd>) -> Result<Machine, VmError> {
-        let host = Arc::clone(&self.inner);
-        let label = spec.label();
-        let launched = tokio::task::spawn_blocking(move || launch::launch(&host, spec, &taps))
+        let host = &self.inner;
+        let _hold = host.templates.expect([]);
+        let taps = Arc::new(taps);
+        let (template, mut warning) = match host.templates.template(host, &spec).await {
+            Ok(template) => (template, None),
+            Err(error) => (None, Some(format!("it boots in full, as there is no template to start from: {error}"))),
+        };
+        if let Some(template) = template {
+            match self.start(spec.clone(), Arc::clone(&taps), Begin::Clone(Arc::clone(&template))).await {
+                Ok(machine) => return machine.into_machine(None),
+                // What is wrong with the template is not wrong with the VM.
+                Err(error) if template.check().is_err() || error.is_of_a_clone() => {
+                    host.templates.give_up(&template);
+                    warning = Some(format!("it boots in full, as it could not start from its template: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(warning) = &warning {
+            warn!(vm = spec.label(), "{warning}");
+        }
+        self.start(spec, taps, Begin::Boot).await?.into_machine(warning)
+    }
+
+    /// Starts a VM's process; a clone's guest runs when this is done.
+    async fn start(&self, spec: VmSpec, taps: Arc<Vec<OwnedFd>>, begin: Begin) -> Result<Launched, VmError> {
+        let (host, label) = (Arc::clone(&self.inner), spec.label());
+        let is_clone = matches!(begin, Begin::Clone(_));
+        let launching = move || {
+            let paths = VmPaths::of(&host.config.run_dir, &host.config.ram_dir, &spec);
+            launch::launch(&host, spec, paths, &taps, &begin)
+        };
+        let launched = tokio::task::spawn_blocking(launching)
             .await
             .map_err(|error| VmError::BadSpec { vm: label, problem: format!("its start was broken off: {error}") })??;
-        launched.into_machine()
+        if is_clone {
+            launched.thaw().await?;
+        }
+        Ok(launched)
+    }
+
+    /// Says that these VMs are about to be launched, so that those of one shape are made from a template: it is made by
+    /// the first launch, and kept at least until what this gives is dropped. Without this a VM starts from the template
+    /// of its shape if there is one, and else boots in full.
+    pub fn expect<'a>(&self, specs: impl IntoIterator<Item = &'a VmSpec>) -> Expected {
+        self.inner.templates.expect(specs)
     }
 
     /// Finds a VM again.
@@ -124,16 +170,26 @@ impl VmHost {
     /// # Errors
     /// When the run directory cannot be read. What is wrong with one VM is its own result.
     pub async fn adopt_all(&self) -> Result<Vec<(PathBuf, Result<Adopted, VmError>)>, VmError> {
-        let mut found = Vec::new();
+        let mut adopting = JoinSet::new();
         for experiment in subdirectories(&self.inner.config.run_dir)? {
             let vms = experiment.join("vms");
-            if vms.is_dir() {
+            if vms.is_dir() && !experiment.ends_with(RUN_NAME) {
                 for dir in subdirectories(&vms)? {
                     let paths = VmPaths { dir: dir.clone(), ram_dir: self.inner.config.ram_dir.clone() };
-                    found.push((dir, self.inner.adopt(paths).await));
+                    let host = Arc::clone(&self.inner);
+                    adopting.spawn(async move { (dir, host.adopt(paths).await) });
                 }
             }
         }
+        let mut found = Vec::with_capacity(adopting.len());
+        while let Some(adopted) = adopting.join_next().await {
+            match adopted {
+                Ok(adopted) => found.push(adopted),
+                // Nobody ends these tasks: one that did not end well panicked, and its VM is looked at the next time.
+                Err(error) => warn!("a VM could not be looked at: {error}"),
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found)
     }
 
@@ -167,6 +223,7 @@ impl VmHost {
             Err(error) => errors.push(error),
         }
         errors.extend(remove_files(&paths, cgroup.as_ref()));
+        self.inner.templates.released(&paths.dir);
         if errors.is_empty() { Ok(()) } else { Err(RemoveError { errors }) }
     }
 }
@@ -186,15 +243,30 @@ impl HostInner {
             // Only now, with the pidfd at hand, does the start time prove that it is the same process.
             let same = Stat::read(process.pid).ok().filter(|stat| stat.start == process.start && stat.state != 'Z');
             if let (Some(pidfd), Some(_)) = (alive, same) {
+                if record.origin.is_some() && waits_for_state(&record, process.pid) {
+                    end_group(cgroup.as_ref(), process).await?;
+                    return Ok(Adopted::NeverStarted { spec: Box::new(record.spec) });
+                }
                 let hypervisor = hypervisor::find(&record.spec.hypervisor)?;
-                let parts = Parts { paths, hypervisor, cgroup, process, pidfd: Arc::new(pidfd), record };
-                return Ok(Adopted::Running(Machine::new(parts)?));
+                let templates = Arc::clone(&self.templates);
+                let parts = Parts { paths, hypervisor, cgroup, process, pidfd: Arc::new(pidfd), record, templates };
+                return Ok(Adopted::Running(Machine::new(parts, None)?));
             }
             end_group(cgroup.as_ref(), process).await?; // its helpers may have outlived it
         }
         let exit = VmExit::default().with_console(&paths.console_log());
         Ok(Adopted::Ended { spec: Box::new(record.spec), exit })
     }
+}
+
+/// Whether a clone has not begun to read the state of its devices: the agent that started it died before it said so.
+fn waits_for_state(record: &Record, pid: i32) -> bool {
+    let Ok(fd) = held_fd(&record.fds, FdRole::DeviceState, "") else { return false };
+    // It closes the file when it has read it, and another descriptor may get the number.
+    let is_state =
+        fs::read_link(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|to| to.to_string_lossy().contains("/template-"));
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+    is_state && info.lines().any(|line| line.split_ascii_whitespace().eq(["pos:", "0"]))
 }
 
 /// Removes what a VM without processes has left; gives everything that failed.
@@ -211,7 +283,7 @@ pub(crate) fn remove_files(paths: &VmPaths, cgroup: Option<&Cgroup>) -> Vec<VmEr
     errors
 }
 
-fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, VmError> {
+pub(crate) fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, VmError> {
     let entries = fs::read_dir(dir).map_err(VmError::io("cannot list", dir))?;
     let mut paths: Vec<PathBuf> =
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();

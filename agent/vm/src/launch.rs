@@ -7,8 +7,9 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::statvfs::statvfs;
@@ -16,15 +17,42 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::cgroup::Cgroup;
+use crate::console::last_lines;
 use crate::error::VmError;
 use crate::host::{HostInner, remove_files};
-use crate::hypervisor::{self, CONSOLE_SOCKET, CONTROL_SOCKET, CommandLine, FdRole, Hypervisor, MONITOR_SOCKET};
+use crate::hypervisor::{
+    self, CONSOLE_SOCKET, CONTROL_SOCKET, CommandLine, FdRole, Hypervisor, MONITOR_SOCKET, Start, held_fd,
+};
 use crate::machine::{Machine, Parts};
 use crate::paths::VmPaths;
 use crate::procs::Stat;
 use crate::record::{ProcessId, Record};
 use crate::spawn;
 use crate::spec::VmSpec;
+use crate::template::{Store, Template};
+
+/// For a clone to go on from its template's state, which it reads from memory. A host may be busy with many.
+const THAW_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a process begins with.
+pub(crate) enum Begin {
+    /// Kernel and initial RAM disk.
+    Boot,
+    /// The same, to become a template with its RAM in this file.
+    Template { ram: PathBuf },
+    /// This template.
+    Clone(Arc<Template>),
+}
+
+impl Begin {
+    fn start(&self) -> Start<'_> {
+        match self {
+            Begin::Boot => Start::Boot,
+            Begin::Template { ram } => Start::Template { ram },
+            Begin::Clone(template) => Start::Clone { ram: template.ram() },
+        }
+    }
+}
 
 /// A process that runs, and is ended and removed again unless it becomes a [`Machine`].
 pub(crate) struct Launched {
@@ -33,11 +61,32 @@ pub(crate) struct Launched {
 
 impl Launched {
     /// Hands the process over. Must run within a runtime.
-    pub(crate) fn into_machine(mut self) -> Result<Machine, VmError> {
-        let Some(parts) = self.parts.clone() else { unreachable!("only this function takes it, and it takes self") };
-        let machine = Machine::new(parts)?;
+    pub(crate) fn into_machine(mut self, warning: Option<String>) -> Result<Machine, VmError> {
+        let machine = Machine::new(self.parts().clone(), warning)?;
         self.parts = None;
         Ok(machine)
+    }
+
+    /// What it is made of.
+    pub(crate) fn parts(&self) -> &Parts {
+        self.parts
+            .as_ref()
+            .unwrap_or_else(|| unreachable!("only `into_machine` and `drop` take it, and they take self"))
+    }
+
+    /// Lets the guest of a clone go on.
+    pub(crate) async fn thaw(&self) -> Result<(), VmError> {
+        let Parts { record, hypervisor, paths, .. } = self.parts();
+        let state = held_fd(&record.fds, FdRole::DeviceState, &record.spec.label())?;
+        let thawed = hypervisor.thaw(paths, state, THAW_DEADLINE).await;
+        // QEMU says in its log what it does not like.
+        let said = || last_lines(&paths.console_log(), 1).unwrap_or_default().join("");
+        thawed.map_err(|error| match error {
+            VmError::Monitor { vm, command, problem } => {
+                VmError::Monitor { vm, command, problem: format!("{problem}; {}", said()) }
+            }
+            error => error,
+        })
     }
 }
 
@@ -48,7 +97,7 @@ impl Drop for Launched {
             // Without a control group: UML's helpers. The number is still this child's, which nobody has reaped.
             let _ = killpg(Pid::from_raw(parts.process.pid), Signal::SIGKILL);
             let _ = waitid(Id::PIDFd(parts.pidfd.as_fd()), WaitPidFlag::WEXITED);
-            let _ = remove_files(&parts.paths, parts.cgroup.as_ref());
+            let _ = parts.remove_files();
         }
     }
 }
@@ -57,6 +106,7 @@ impl Drop for Launched {
 struct Undo {
     paths: VmPaths,
     cgroup: Option<Cgroup>,
+    templates: Arc<Store>,
     armed: bool,
 }
 
@@ -64,28 +114,39 @@ impl Drop for Undo {
     fn drop(&mut self) {
         if self.armed {
             let _ = remove_files(&self.paths, self.cgroup.as_ref());
+            self.templates.released(&self.paths.dir);
         }
     }
 }
 
 /// Starts a VM.
-pub(crate) fn launch(host: &HostInner, spec: VmSpec, taps: &[OwnedFd]) -> Result<Launched, VmError> {
+pub(crate) fn launch(
+    host: &HostInner,
+    spec: VmSpec,
+    paths: VmPaths,
+    taps: &[OwnedFd],
+    begin: &Begin,
+) -> Result<Launched, VmError> {
     let hypervisor = hypervisor::find(&spec.hypervisor)?;
-    let paths = VmPaths::of(&host.config.run_dir, &host.config.ram_dir, &spec);
     let program = match hypervisor.programs().first() {
         Some(program) => hypervisor::find_program(program)?,
         None => spec.kernel.clone(),
     };
-    let command = hypervisor.command(&spec, &paths, &program, &host.facts)?;
-    check(&spec, hypervisor, &paths.ram_dir, taps)?;
+    let command = hypervisor.command(&spec, &paths, &program, &host.facts, begin.start())?;
+    check(&spec, hypervisor, &paths.ram_dir, &command, taps)?;
     make_directory(&spec, &paths)?;
 
-    let mut undo = Undo { paths: paths.clone(), cgroup: None, armed: true };
+    let templates = Arc::clone(&host.templates);
+    let mut undo = Undo { paths: paths.clone(), cgroup: None, templates: Arc::clone(&templates), armed: true };
     let log = open_log(&paths)?;
-    let fds = Descriptors::make(&command, &paths, taps, &log)?;
+    let fds = Descriptors::make(&command, &paths, taps, &log, begin)?;
     let cgroup = host.cgroups.as_ref().map(|cgroups| cgroups.group(&spec.experiment, &spec.name));
     let cgroup_path = cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned());
     let mut record = Record::new(spec, host.boot_id.clone(), command.fds.clone(), cgroup_path);
+    if let Begin::Clone(template) = begin {
+        record.origin = Some(template.origin().clone());
+        templates.used(template, &paths.dir);
+    }
     record.write(&paths.record())?; // before the group is made, so that the group cannot be lost
     undo.cgroup = cgroup.clone();
     let cgroup_dir = cgroup.as_ref().map(Cgroup::create).transpose()?;
@@ -107,16 +168,23 @@ pub(crate) fn launch(host: &HostInner, spec: VmSpec, taps: &[OwnedFd]) -> Result
     record.write(&paths.record())?;
     let pidfd = Arc::new(child.go().map_err(start())?);
     undo.armed = false;
-    Ok(Launched { parts: Some(Parts { paths, hypervisor, cgroup, process, pidfd, record }) })
+    Ok(Launched { parts: Some(Parts { paths, hypervisor, cgroup, process, pidfd, record, templates }) })
 }
 
 /// What can be refused before anything is made.
-fn check(spec: &VmSpec, hypervisor: &dyn Hypervisor, ram_dir: &Path, taps: &[OwnedFd]) -> Result<(), VmError> {
-    if taps.len() != spec.nics.len() {
-        let problem = format!("{} taps for {} interfaces", taps.len(), spec.nics.len());
+fn check(
+    spec: &VmSpec,
+    hypervisor: &dyn Hypervisor,
+    ram_dir: &Path,
+    command: &CommandLine,
+    taps: &[OwnedFd],
+) -> Result<(), VmError> {
+    let wanted = command.fds.iter().filter(|role| matches!(role, FdRole::Tap(_))).count();
+    if taps.len() != wanted {
+        let problem = format!("{} taps for {wanted} interfaces", taps.len());
         return Err(VmError::BadSpec { vm: spec.label(), problem });
     }
-    for file in [&spec.kernel, &spec.initrd] {
+    for file in [spec.kernel.as_path(), spec.root.path()] {
         File::open(file).map_err(VmError::io("cannot open", file))?;
     }
     if hypervisor.capabilities().ram_in_file {
@@ -161,7 +229,13 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn make(command: &CommandLine, paths: &VmPaths, taps: &[OwnedFd], log: &File) -> Result<Descriptors, VmError> {
+    fn make(
+        command: &CommandLine,
+        paths: &VmPaths,
+        taps: &[OwnedFd],
+        log: &File,
+        begin: &Begin,
+    ) -> Result<Descriptors, VmError> {
         let mut fds = Descriptors { made: Vec::new() };
         for role in &command.fds {
             match role {
@@ -176,6 +250,11 @@ impl Descriptors {
                 FdRole::ConsoleListener => fds.listen(*role, &paths.socket(CONSOLE_SOCKET)?)?,
                 FdRole::MonitorListener => fds.listen(*role, &paths.socket(MONITOR_SOCKET)?)?,
                 FdRole::Tap(index) => debug_assert!(*index < taps.len()),
+                FdRole::DeviceState => {
+                    if let Begin::Clone(template) = begin {
+                        fds.made.push((*role, template.state()?.into()));
+                    }
+                }
             }
         }
         Ok(fds)

@@ -11,6 +11,7 @@
 //! | `hypervisor/` | the trait, and one file for each hypervisor |
 //! | `probe` | what works on this host |
 //! | `spawn`, `launch` | a process that cannot be lost; from specification to process |
+//! | `template/` | guests that were booted and frozen, and their clones |
 //! | `host` | [`VmHost`]: launch, adopt, remove |
 //! | `machine`, `exit`, `cgroup`, `procs` | [`Machine`]: one VM; how it ended; its processes |
 //! | `console`, `control/` | log and keyboard; the channel to the guest's init |
@@ -33,6 +34,7 @@ mod procs;
 mod record;
 mod spawn;
 pub mod spec;
+mod template;
 
 pub use console::ConsoleSession;
 pub use control::{ControlClient, ControlError, ExecEvent, ExecInput, ExecSession, ExecSpec, Hello, Link};
@@ -40,4 +42,5 @@ pub use error::{RemoveError, VmError};
 pub use exit::VmExit;
 pub use host::{Adopted, HostConfig, VmHost};
 pub use machine::{Machine, Usage};
-pub use spec::{Accelerator, Merge, NicSpec, VmSpec};
+pub use spec::{Accelerator, Merge, NicSpec, RootFs, VmSpec};
+pub use template::Expected;

@@ -24,6 +24,7 @@ use crate::paths::VmPaths;
 use crate::procs::{self, Stat};
 use crate::record::{ProcessId, Record};
 use crate::spec::VmSpec;
+use crate::template::Store;
 
 /// How long killed processes may take to be gone; a guest's memory has to be given back first.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -49,9 +50,25 @@ pub(crate) struct Parts {
     pub(crate) process: ProcessId,
     pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) record: Record,
+    pub(crate) templates: Arc<Store>,
 }
 
 impl Parts {
+    /// Waits for the end of the process.
+    pub(crate) async fn ended(&self) -> Result<VmExit, VmError> {
+        let watch = || VmError::io("cannot watch the process of", &self.paths.dir);
+        let pidfd = procs::async_fd(Arc::clone(&self.pidfd), Interest::READABLE).map_err(watch())?;
+        pidfd.ready(Interest::READABLE).await.map_err(watch())?.retain_ready();
+        Ok(VmExit::default().with_console(&self.paths.console_log()))
+    }
+
+    /// Removes what a VM without processes has left; gives everything that failed.
+    pub(crate) fn remove_files(&self) -> Vec<VmError> {
+        let errors = remove_files(&self.paths, self.cgroup.as_ref());
+        self.templates.released(&self.paths.dir);
+        errors
+    }
+
     /// Kills the VM's processes; without a control group only the first one, the watcher follows with the others.
     pub(crate) fn kill(&self) -> Result<(), VmError> {
         match &self.cgroup {
@@ -88,6 +105,7 @@ pub struct Machine {
 
 struct Inner {
     parts: Parts,
+    warning: Option<String>,
     exit: watch::Receiver<Option<VmExit>>,
     watcher: JoinHandle<()>,
     paused: std::sync::Mutex<bool>,
@@ -108,14 +126,15 @@ impl std::fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// Watches over a process. Must run within a runtime.
-    pub(crate) fn new(parts: Parts) -> Result<Machine, VmError> {
+    /// Watches over a process; `warning` is what was not as it should be when it was launched. Must run within a runtime.
+    pub(crate) fn new(parts: Parts, warning: Option<String>) -> Result<Machine, VmError> {
         let pidfd = procs::async_fd(Arc::clone(&parts.pidfd), Interest::READABLE)
             .map_err(VmError::io("cannot watch the process of", &parts.paths.dir))?;
         let (sender, exit) = watch::channel(None);
         let watcher = tokio::spawn(watch_exit(parts.clone(), pidfd, sender));
         let paused = std::sync::Mutex::new(parts.record.paused);
-        let inner = Inner { parts, exit, watcher, paused, control: OnceLock::new(), input: Default::default() };
+        let inner =
+            Inner { parts, warning, exit, watcher, paused, control: OnceLock::new(), input: Default::default() };
         Ok(Machine { inner: Arc::new(inner) })
     }
 
@@ -132,6 +151,16 @@ impl Machine {
     /// Process id of its first process.
     pub fn pid(&self) -> i32 {
         self.inner.parts.process.pid
+    }
+
+    /// What was not as it should be when it was launched, though it runs.
+    pub fn warning(&self) -> Option<&str> {
+        self.inner.warning.as_deref()
+    }
+
+    /// Whether it started from a template.
+    pub fn is_clone(&self) -> bool {
+        self.inner.parts.record.origin.is_some()
     }
 
     /// When its first process was started, as time since the host's boot: tells two lives of one VM apart.
@@ -193,7 +222,7 @@ impl Machine {
     /// Everything that failed; the other steps were done.
     pub async fn remove(&self) -> Result<(), RemoveError> {
         let mut errors: Vec<VmError> = self.kill().await.err().into_iter().collect();
-        errors.extend(remove_files(self.paths(), self.inner.parts.cgroup.as_ref()));
+        errors.extend(self.inner.parts.remove_files());
         if errors.is_empty() { Ok(()) } else { Err(RemoveError { errors }) }
     }
 
@@ -350,7 +379,7 @@ async fn end_session(leader: ProcessId) -> Result<(), VmError> {
 }
 
 /// Sends SIGKILL to exactly this process; it is no error when it has ended.
-fn pidfd_kill(pidfd: &OwnedFd) -> std::io::Result<()> {
+pub(crate) fn pidfd_kill(pidfd: &OwnedFd) -> std::io::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a plain system call; a null siginfo is allowed.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };

@@ -13,8 +13,10 @@ use crate::error::VmError;
 use crate::exit::VmExit;
 use crate::hypervisor::FdRole;
 use crate::spec::VmSpec;
+use crate::template::Origin;
 
-/// Grows when the meaning of a field changes.
+/// Grows when the meaning of a field changes. A field that is added has a default, so that a newer agent reads what an
+/// older one wrote and keeps its VMs; a record of a newer agent is refused.
 const VERSION: u32 = 1;
 
 /// A process, named for good.
@@ -41,6 +43,9 @@ pub(crate) struct Record {
     pub cgroup: Option<PathBuf>,
     /// Its process, from just before the program is run.
     pub process: Option<ProcessId>,
+    /// The template that it started from.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// It was paused.
     #[serde(default)]
     pub paused: bool,
@@ -52,7 +57,7 @@ pub(crate) struct Record {
 impl Record {
     /// An intent.
     pub(crate) fn new(spec: VmSpec, boot_id: String, fds: Vec<FdRole>, cgroup: Option<PathBuf>) -> Record {
-        Record { version: VERSION, spec, boot_id, fds, cgroup, process: None, paused: false, exit: None }
+        Record { version: VERSION, spec, boot_id, fds, cgroup, process: None, origin: None, paused: false, exit: None }
     }
 
     /// Reads a record.
@@ -60,8 +65,11 @@ impl Record {
         let text = fs::read(path).map_err(VmError::io("cannot read", path))?;
         let bad = |problem: String| VmError::BadRecord { path: path.to_owned(), problem };
         let record: Record = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        if record.version != VERSION {
-            return Err(bad(format!("version {}, not {VERSION}", record.version)));
+        if record.version > VERSION {
+            let theirs = record.version;
+            return Err(bad(format!(
+                "a newer fleet wrote it (version {theirs}, this one knows {VERSION}): run that one"
+            )));
         }
         Ok(record)
     }

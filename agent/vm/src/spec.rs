@@ -1,7 +1,7 @@
 //! What a virtual machine is to be. Everything that is the same for all guests of an image stays out: who a guest is
 //! (name, addresses, routes) is told to it over the control channel when it runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,30 @@ impl NicSpec {
     }
 }
 
+/// Where a guest's root file system is. In a record it is one key, "initrd" or "erofs".
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootFs {
+    /// An initial RAM disk.
+    Initrd(PathBuf),
+    /// A read-only file that guests share; each keeps its changes in its own memory. Of `uml`.
+    Erofs(PathBuf),
+}
+
+impl RootFs {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            RootFs::Initrd(path) | RootFs::Erofs(path) => path,
+        }
+    }
+}
+
+/// Records of before there were kernels without ACPI.
+fn with_acpi() -> bool {
+    true
+}
+
 /// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
@@ -75,10 +99,14 @@ pub struct VmSpec {
     pub cpus: u32,
     /// Kernel: the `linux` program of UML, or an ELF vmlinux with a PVH entry for QEMU.
     pub kernel: PathBuf,
-    /// Initial RAM disk: the whole root file system.
-    pub initrd: PathBuf,
+    /// The root file system.
+    #[serde(flatten)]
+    pub root: RootFs,
     /// The image's part of the kernel's command line; what depends on VM and host is put behind it.
     pub cmdline: String,
+    /// The kernel finds its devices by ACPI; else on its command line. Of `qemu`.
+    #[serde(default = "with_acpi")]
+    pub acpi: bool,
     /// `lpj=` for a UML kernel, as measured by [`crate::probe::probe_uml`]; saves most of a small kernel's boot time.
     pub lpj: Option<u64>,
     /// Interfaces in order.

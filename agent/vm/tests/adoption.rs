@@ -3,69 +3,19 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use common::daemon::Daemon;
 use common::{PATIENCE, Place, qemu, run, uml};
-use fleet_vm::{Adopted, HostConfig, Machine, VmExit, VmHost, VmSpec};
+use fleet_vm::{Adopted, Machine, VmExit, VmSpec};
 use tokio::time::timeout;
-
-/// What [`daemon`] is told, in JSON.
-const ORDERS: &str = "FLEET_TEST_DAEMON";
 
 /// Not a test but the daemon of the others: this program runs itself with this one and kills it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the daemon that the other tests start"]
 async fn daemon() {
-    let Ok(orders) = std::env::var(ORDERS) else { return };
-    let (config, specs): (HostConfig, Vec<VmSpec>) = serde_json::from_str(&orders).unwrap();
-    let host = VmHost::new(config).unwrap();
-    let start = |spec| {
-        let host = host.clone();
-        tokio::spawn(async move { host.launch(spec, Vec::new()).await.unwrap() })
-    };
-    let starts: Vec<_> = specs.into_iter().map(start).collect();
-    let mut machines = Vec::new();
-    for start in starts {
-        machines.push(start.await.unwrap());
-        println!("\nruns");
-    }
-    std::future::pending::<()>().await;
-}
-
-/// A process that launches these VMs and stays; killed when dropped.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(place: &Place, specs: &[VmSpec]) -> Daemon {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "daemon", "--ignored", "--nocapture"])
-            .env(ORDERS, serde_json::to_string(&(place.config(), specs)).unwrap())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Daemon(child)
-    }
-
-    /// Waits until so many VMs run.
-    fn wait_for(&mut self, count: usize) {
-        let lines = BufReader::new(self.0.stdout.as_mut().unwrap()).lines();
-        let running = lines.map_while(Result::ok).filter(|line| line == "runs");
-        assert_eq!(running.take(count).count(), count);
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    common::daemon::serve().await;
 }
 
 async fn adopted(place: &Place, name: &str) -> Machine {

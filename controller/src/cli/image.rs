@@ -4,13 +4,16 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use fleet_images::{Builder, ImageError, ImageStore, Recipe};
+use fleet_images::{Builder, ImageError, ImageStore, Progress, Recipe};
 use indicatif::ProgressBar;
 use netlang::Plan;
 
 use super::output::{self, Table};
 use super::{Context, Exit, Failure};
 use crate::config::Config;
+
+/// Seconds between two lines about a compilation that nobody watches.
+const TOLD_EVERY_S: u64 = 15;
 
 #[derive(Args, Debug)]
 pub struct ImageArgs {
@@ -24,6 +27,12 @@ pub enum Verb {
     Build {
         /// A recipe's name (tiny), or the path of a recipe file
         recipe: String,
+        /// Take this tiny kernel in place of the recipe's for the same hypervisor: tiny-uml, tiny-x86; may be repeated
+        #[arg(long, value_name = "KERNEL")]
+        kernel: Vec<String>,
+        /// Name of the image, in place of the recipe's
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
         /// The guests' init, a static program; found beside fleet when left out
         #[arg(long, value_name = "FILE", env = "FLEET_INIT")]
         init: Option<PathBuf>,
@@ -41,8 +50,15 @@ pub enum Verb {
 pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
     let store = ImageStore::open(&context.config.image_store).map_err(failure)?;
     match &args.verb {
-        Verb::Build { recipe, init } => {
-            let image = build(context, &store, recipe, init.clone())?;
+        Verb::Build { recipe, kernel, name, init } => {
+            let mut recipe = Recipe::load(recipe).map_err(failure)?;
+            for kernel in kernel {
+                recipe.set_kernel(kernel).map_err(failure)?;
+            }
+            if let Some(name) = name {
+                recipe.name.clone_from(name);
+            }
+            let image = build(context, &store, &recipe, init.clone())?;
             let size = output::bytes(image.size_bytes);
             if context.json {
                 output::json(&serde_json::json!({
@@ -74,7 +90,7 @@ pub async fn ensure(context: &Context, plan: &Plan) -> Result<(), Failure> {
                 eprintln!("fleet: the image {name} is not here yet; building it once");
                 let store = ImageStore::open(&context.config.image_store).map_err(failure)?;
                 // The build blocks, and nothing else is under way in this process.
-                build(context, &store, &name, None)?;
+                build(context, &store, &Recipe::load(&name).map_err(failure)?, None)?;
             }
             Err(error) => return Err(failure(error)),
         }
@@ -85,23 +101,34 @@ pub async fn ensure(context: &Context, plan: &Plan) -> Result<(), Failure> {
 fn build(
     context: &Context,
     store: &ImageStore,
-    recipe: &str,
+    recipe: &Recipe,
     init: Option<PathBuf>,
 ) -> Result<fleet_images::Image, Failure> {
-    let recipe = Recipe::load(recipe).map_err(failure)?;
     let init = match init {
         Some(init) => init,
         None => find_init()?,
     };
-    let builder = Builder::new(store, cache_dir(), init);
+    let builder = Builder::new(store, fleet_images::user_cache(), init);
     let spinner = (!context.json && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
     if let Some(spinner) = &spinner {
         spinner.enable_steady_tick(std::time::Duration::from_millis(120));
     }
-    let result = builder.build(&recipe, &mut |progress| match &spinner {
+    let mut told_s = 0;
+    let result = builder.build(recipe, &mut |progress| match &spinner {
         Some(spinner) => spinner.set_message(progress.to_string()),
         None if context.json => {}
-        None => eprintln!("fleet: {progress}"),
+        None => {
+            // A log wants no line for every object file.
+            if let Progress::Compiling { seconds, .. } = progress {
+                if seconds < told_s + TOLD_EVERY_S {
+                    return;
+                }
+                told_s = seconds;
+            } else {
+                told_s = 0;
+            }
+            eprintln!("fleet: {progress}");
+        }
     });
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
@@ -175,15 +202,6 @@ fn find_init() -> Result<PathBuf, Failure> {
         Failure::usage("the guests' init (fleet-init) is not where this program looks for it")
             .help("`make build` builds it; or give its path with `fleet image build NAME --init FILE`")
     })
-}
-
-/// Downloads and intermediate results, which a fresh clone finds again.
-fn cache_dir() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || {
-        std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/cache"), |home| PathBuf::from(home).join(".cache"))
-    };
-    base.unwrap_or_else(home).join("fleet")
 }
 
 fn failure(error: ImageError) -> Failure {

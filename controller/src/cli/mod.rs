@@ -5,6 +5,7 @@ mod complete;
 mod connect;
 mod doctor;
 mod down;
+mod failed;
 mod failure;
 mod fmt;
 mod graph;

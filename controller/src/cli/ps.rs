@@ -5,7 +5,7 @@ use fleet_proto::v1::{ExperimentStatus, ListRequest, RouterStatus, VmState, VmSt
 
 use super::connect::{self, Start};
 use super::output::{self, Table};
-use super::{Context, Exit, Failure};
+use super::{Context, Exit, Failure, failed};
 
 /// With more VMs than this, alike ones share a line.
 const UNFOLDED: usize = 40;
@@ -34,7 +34,9 @@ pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
     let mut listing = Listing::default();
     match connect::connect(context, Start::IfUp).await {
         Ok(mut client) => {
-            let request = ListRequest { experiment: args.experiment.clone().unwrap_or_default() };
+            let only = if args.failed { VmState::Failed } else { VmState::Unspecified };
+            let experiment = args.experiment.clone().unwrap_or_default();
+            let request = ListRequest { experiment, only: only.into(), summary: false };
             let mut stream = client.ps(request).await?.into_inner();
             while let Some(chunk) = stream.message().await? {
                 listing.vms.extend(chunk.vms);
@@ -47,13 +49,14 @@ pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
         Err(failure) if failure.exit == Exit::NotReached && args.experiment.is_none() => {}
         Err(failure) => return Err(failure),
     }
-    if args.failed {
-        listing.vms.retain(|vm| vm.state() == VmState::Failed);
-    }
     if context.json {
-        output::json(&listing.json());
+        let mut document = listing.json();
+        if args.failed {
+            document["failures"] = failed::json(&listing.vms);
+        }
+        output::json(&document);
     } else if args.failed {
-        listing.print_failed();
+        failed::print(&listing.vms);
     } else {
         listing.print(context, args.all);
     }
@@ -81,7 +84,7 @@ impl Listing {
         let mut table = Table::new(&["EXPERIMENT", "NAME", "STATE", "RUNS ON", "ADDRESS", "MEMORY", "SINCE"]);
         let fold = !all && self.vms.len() > UNFOLDED;
         for group in alike(&self.vms, fold) {
-            table.row(vm_row(context, group));
+            table.row(vm_row(context, &group));
         }
         for router in &self.routers {
             table.row(vec![
@@ -98,22 +101,6 @@ impl Listing {
         let failed: Vec<_> = self.vms.iter().filter(|vm| vm.state() == VmState::Failed).collect();
         if !failed.is_empty() {
             output::say!("\n{} failed; `fleet ps --failed` says why", failed.len());
-        }
-    }
-
-    fn print_failed(&self) {
-        if self.vms.is_empty() {
-            output::say!("no VM failed");
-        }
-        let mut left: Vec<&VmStatus> = self.vms.iter().collect();
-        while let Some(first) = left.first().copied() {
-            let (same, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|vm| vm.reason == first.reason);
-            let names = fleet_agent::fold_names(same.iter().map(|vm| vm.name.as_str()));
-            output::say!("{} {} ({}): {}", first.experiment, names, same.len(), first.reason);
-            for line in &first.last_lines {
-                output::say!("    {line}");
-            }
-            left = others;
         }
     }
 
@@ -145,30 +132,52 @@ fn vm_json(vm: &VmStatus) -> serde_json::Value {
     })
 }
 
-/// Runs of VMs that share a line: with `fold`, those of one group in one state.
-fn alike(vms: &[VmStatus], fold: bool) -> impl Iterator<Item = &[VmStatus]> {
-    vms.chunk_by(move |a, b| {
-        let group = |vm: &VmStatus| vm.name.rfind('[').map(|at| vm.name[..at].to_owned());
-        fold && group(a).is_some()
-            && group(a) == group(b)
-            && (&a.experiment, a.state, &a.hypervisor, a.memory_bytes)
-                == (&b.experiment, b.state, &b.hypervisor, b.memory_bytes)
-    })
+/// VMs that share a line, in the order of their first ones: with `fold`, those of one group in one state.
+fn alike(vms: &[VmStatus], fold: bool) -> Vec<Vec<&VmStatus>> {
+    let mut lines: Vec<Vec<&VmStatus>> = Vec::new();
+    let mut known = std::collections::HashMap::new();
+    for vm in vms {
+        let group = vm.name.rfind('[').filter(|_| fold).map(|at| &vm.name[..at]);
+        let Some(group) = group else {
+            lines.push(vec![vm]);
+            continue;
+        };
+        let key = (&vm.experiment, group, vm.state, &vm.hypervisor, vm.memory_bytes);
+        let at = *known.entry(key).or_insert(lines.len());
+        match lines.get_mut(at) {
+            Some(line) => line.push(vm),
+            None => lines.push(vec![vm]),
+        }
+    }
+    lines
 }
 
-fn vm_row(context: &Context, group: &[VmStatus]) -> Vec<String> {
+fn vm_row(context: &Context, group: &[&VmStatus]) -> Vec<String> {
     let [first, .., last] = group else {
         return match group {
             [vm] => row(context, vm, vm.name.clone(), vm.addresses.join(" ")),
             _ => Vec::new(),
         };
     };
-    let names = format!("{} ({})", fleet_agent::fold_names(group.iter().map(|vm| vm.name.as_str())), group.len());
+    let names = shortened(&fleet_agent::fold_names(group.iter().map(|vm| vm.name.as_str())));
     let addresses = match (first.addresses.first(), last.addresses.first()) {
         (Some(first), Some(last)) => format!("{first} … {last}"),
         _ => String::new(),
     };
-    row(context, first, names, addresses)
+    row(context, first, format!("{names} ({})", group.len()), addresses)
+}
+
+/// Names folded into a column: `--all` shows what is left out.
+fn shortened(names: &str) -> String {
+    const WIDTH: usize = 40;
+    match names.char_indices().nth(WIDTH) {
+        Some((end, _)) => {
+            // Whole indices: up to the last comma that fits.
+            let end = names[..end].rfind(',').map_or(end, |comma| comma + 1);
+            format!("{}…]", &names[..end])
+        }
+        None => names.to_owned(),
+    }
 }
 
 fn row(context: &Context, vm: &VmStatus, name: String, addresses: String) -> Vec<String> {
@@ -181,4 +190,32 @@ fn row(context: &Context, vm: &VmStatus, name: String, addresses: String) -> Vec
         output::bytes(vm.memory_bytes),
         output::age(vm.since_ms),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_vms_that_come_up_take_a_line_a_state() {
+        let vm = |index: i32| VmStatus {
+            experiment: "e".into(),
+            name: format!("web[{index}]"),
+            state: if index % 3 == 0 { VmState::Running } else { VmState::Booting }.into(),
+            ..VmStatus::default()
+        };
+        let mut vms: Vec<_> = (0..1000).map(vm).collect();
+        vms.push(VmStatus { name: "db".into(), ..VmStatus::default() });
+        let lines = alike(&vms, true);
+        assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [334, 666, 1]);
+        assert_eq!(alike(&vms, false).len(), 1001);
+    }
+
+    #[test]
+    fn long_lists_of_names_are_cut_between_indices() {
+        let long = "web[0,3,6,9,12,15,18,21,24,27,30,33,36,39,42]";
+        let short = shortened(long);
+        assert!(short.ends_with(",…]") && short.chars().count() <= 42, "{short}");
+        assert_eq!(shortened("web[0-99]"), "web[0-99]");
+    }
 }

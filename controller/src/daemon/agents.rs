@@ -67,7 +67,7 @@ impl Agents {
     /// # Errors
     /// When a host does not answer in time.
     pub async fn experiments(&self) -> Result<Vec<ExperimentStatus>, Status> {
-        let mut request = tonic::Request::new(ListRequest { experiment: String::new() });
+        let mut request = tonic::Request::new(ListRequest { summary: true, ..ListRequest::default() });
         request.set_timeout(ANSWER_DEADLINE);
         let mut stream = self.client().list(request).await?.into_inner();
         let mut experiments = Vec::new();

@@ -282,6 +282,7 @@ fn agent_config(config: &Config) -> AgentConfig {
         netns_dir: "/run/netns".into(),
         hypervisor: config.hypervisor.clone(),
         ksm: config.ksm,
+        clones: config.clones,
         sample_interval: Duration::from_secs(config.telemetry_interval_seconds.into()),
     }
 }

@@ -12,7 +12,7 @@ use nix::{
     mount::{MsFlags, mount},
 };
 
-use crate::net;
+use crate::{net, root};
 
 /// The image's list of modules, one path a line, in the order of loading.
 const MODULE_LIST: &str = "/etc/fleet/modules";
@@ -30,6 +30,9 @@ const MOUNTS: &[(&str, &str, &str)] = &[
 /// Does it all; gives a line for each thing that failed.
 pub fn prepare() -> Vec<String> {
     let mut problems = Vec::new();
+    if let Err(problem) = root::make_writable() {
+        problems.push(problem);
+    }
     for (kind, target, data) in MOUNTS {
         if let Err(error) = fs::create_dir_all(target) {
             problems.push(format!("{target}: {error}"));

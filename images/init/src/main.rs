@@ -7,12 +7,14 @@
 //! A host runs thousands of these, so there is one thread, one epoll and no timer while nothing happens.
 //!
 //! - [`boot`]: mounts, modules, loopback
+//! - [`root`]: a root file system that many guests share is made writable
 //! - [`channel`]: finds and frames the control channel
 //! - [`server`]: the event loop; hands each message to the part that knows it
 //! - [`command`]: commands that the agent runs here, with pipes or a terminal
 //! - [`settings`], [`net`], [`netlink`]: name, interfaces, addresses, routes, clock, random numbers
 //! - [`probe`]: echo requests to many targets at once
 //! - [`console`]: a shell for whoever presses Enter on the console
+//! - [`template`]: coming to rest before the guest is frozen, and becoming somebody as a clone of it
 //! - [`power`]: the way down
 
 mod boot;
@@ -26,8 +28,10 @@ mod net;
 mod netlink;
 mod power;
 mod probe;
+mod root;
 mod server;
 mod settings;
+mod template;
 
 use std::convert::Infallible;
 

@@ -66,6 +66,17 @@ pub fn apply(nics: &[Nic], routes: &[Route], before: &[Nic]) -> Vec<String> {
     errors
 }
 
+/// Gives interfaces other addresses: from, to. All are found before the first one is changed. Gives a line for each
+/// failure.
+pub fn change_macs(changes: &[(MacAddress, MacAddress)]) -> Vec<String> {
+    let mut errors = Vec::new();
+    match Netlink::open() {
+        Ok(netlink) => Apply { netlink, errors: &mut errors }.change_macs(changes),
+        Err(errno) => errors.push(format!("netlink: {errno}")),
+    }
+    errors
+}
+
 struct Apply<'a> {
     netlink: Netlink,
     errors: &'a mut Vec<String>,
@@ -87,6 +98,18 @@ impl Apply<'_> {
         self.set_routes(routes);
     }
 
+    fn change_macs(&mut self, changes: &[(MacAddress, MacAddress)]) {
+        let links = self.links();
+        for (from, to) in changes {
+            let Some(link) = links.iter().find(|link| link.mac == Some(*from)) else {
+                self.errors.push(format!("no interface has the address {}", mac_text(*from)));
+                continue;
+            };
+            let done = self.netlink.change(link_request(link.index, 0, 0).attribute(IFLA_ADDRESS, to));
+            self.note(&link.name, &format!("setting its address to {}", mac_text(*to)), done);
+        }
+    }
+
     fn note<T>(&mut self, subject: &str, action: &str, result: Result<T, Errno>) -> Option<T> {
         result.map_err(|errno| self.errors.push(format!("{subject}: {action}: {errno}"))).ok()
     }
@@ -106,8 +129,7 @@ impl Apply<'_> {
 
     fn set_nic(&mut self, nic: &Nic) {
         let Some(mut link) = self.find(nic.mac) else {
-            let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
-            self.errors.push(format!("{}: no interface has the address {mac}", nic.name));
+            self.errors.push(format!("{}: no interface has the address {}", nic.name, mac_text(nic.mac)));
             return;
         };
         if link.name != nic.name {
@@ -253,6 +275,10 @@ fn mask(prefix_len: u8) -> Ipv4Addr {
 
 fn network(address: Address) -> Address {
     Address { ip: address.ip & mask(address.prefix_len), prefix_len: address.prefix_len }
+}
+
+fn mac_text(mac: MacAddress) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn route_text(route: &Route) -> String {

@@ -22,7 +22,7 @@ use crate::{
     events::{Events, Source},
     power,
     probe::Prober,
-    settings,
+    settings, template,
 };
 
 /// Commands that may run at once; each holds at most a window of output and one of input.
@@ -43,6 +43,8 @@ pub struct Server {
     /// Fingerprint of the settings that are in force whole.
     in_force: u64,
     boot_id: u64,
+    /// The agent's present session; 0: none yet.
+    session: u64,
     buffer: Vec<u8>,
 }
 
@@ -70,6 +72,7 @@ impl Server {
             settings: Settings::default(),
             in_force: 0,
             boot_id: settings::random_u64(),
+            session: 0,
             buffer: vec![0; 16 * 1024],
         };
         // An agent that spoke while this guest (re)started was not heard: tell it to attach again.
@@ -112,6 +115,7 @@ impl Server {
                 self.commands.clear(); // dropping a command kills it
                 self.prober.clear();
                 self.channel.start_session();
+                self.session = session;
                 self.hello(session);
             }
             ToGuest::Configure(settings) => {
@@ -146,6 +150,18 @@ impl Server {
                 }
             }
             ToGuest::Shutdown { reboot } => self.shut_down(reboot),
+            ToGuest::Settle => {
+                template::settle();
+                self.channel.send(&ToAgent::Settled);
+            }
+            ToGuest::Become { template, macs, seed, time_ns } if template == self.boot_id => {
+                for problem in template::leave(&macs, &seed, time_ns) {
+                    eprintln!("fleet-init: {problem}");
+                }
+                self.boot_id = settings::random_u64();
+                self.hello(self.session);
+            }
+            ToGuest::Become { .. } => {} // it has been said before
         }
     }
 

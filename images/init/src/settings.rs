@@ -28,8 +28,8 @@ pub fn apply(settings: &Settings, before: &Settings) -> Vec<String> {
             errors.push(format!("{what}: {error}"));
         }
     };
-    note("random seed", add_entropy(&settings.seed).map_err(|errno| errno.to_string()));
-    note("clock", set_clock(settings.time_ns).map_err(|errno| errno.to_string()));
+    note("random seed", add_entropy(&settings.seed));
+    note("clock", set_clock(settings.time_ns));
     note("host name", set_hostname(&settings.hostname));
     note("/etc/hosts", hosts_text(settings).and_then(|text| write_if_other("/etc/hosts", &text)));
     errors.extend(net::apply(&settings.nics, &settings.routes, &before.nics));
@@ -52,7 +52,12 @@ struct RandPoolInfo {
     data: [u8; MAX_SEED],
 }
 
-fn add_entropy(seed: &[u8]) -> Result<(), Errno> {
+/// Gives bytes to the kernel's random number generator, which uses them at once.
+pub fn add_entropy(seed: &[u8]) -> Result<(), String> {
+    try_add_entropy(seed).map_err(|errno| errno.to_string())
+}
+
+fn try_add_entropy(seed: &[u8]) -> Result<(), Errno> {
     let seed = &seed[..seed.len().min(MAX_SEED)];
     let Ok(length) = i32::try_from(seed.len()) else { return Ok(()) };
     if seed.is_empty() {
@@ -69,7 +74,12 @@ fn add_entropy(seed: &[u8]) -> Result<(), Errno> {
     Errno::result(unsafe { libc::ioctl(fd, RNDRESEEDCRNG) }).map(drop)
 }
 
-fn set_clock(time_ns: u64) -> Result<(), Errno> {
+/// Sets the time of day, ns since 1970; 0 leaves it alone.
+pub fn set_clock(time_ns: u64) -> Result<(), String> {
+    try_set_clock(time_ns).map_err(|errno| errno.to_string())
+}
+
+fn try_set_clock(time_ns: u64) -> Result<(), Errno> {
     if time_ns == 0 {
         return Ok(());
     }

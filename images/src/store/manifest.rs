@@ -5,9 +5,10 @@ use std::{fmt, path::PathBuf, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::blobs::Hash;
+use crate::RootForm;
 
 /// Form of the manifest; another number is an image of another version of fleet.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// What an image is called for good: the SHA-256 of its manifest, 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,13 +55,24 @@ pub struct Image {
     pub size_bytes: u64,
 }
 
+/// The root file system of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootFs {
+    /// An initial RAM disk.
+    Initrd(PathBuf),
+    /// A read-only file that all guests share.
+    Erofs(PathBuf),
+}
+
 /// What starts a guest under UML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UmlFiles {
     /// The kernel, a program.
     pub kernel: PathBuf,
-    /// The initial RAM disk.
-    pub initrd: PathBuf,
+    /// Which kernel it is.
+    pub origin: KernelOrigin,
+    /// The root file system.
+    pub root: RootFs,
     /// Goes first on the kernel's command line.
     pub cmdline: String,
     /// Memory when nothing else is asked for, in MiB.
@@ -74,14 +86,30 @@ pub struct UmlFiles {
 pub struct X86Files {
     /// The kernel: an uncompressed ELF with a PVH entry, which QEMU maps instead of copying.
     pub vmlinux: PathBuf,
+    /// Which kernel it is.
+    pub origin: KernelOrigin,
     /// The initial RAM disk.
     pub initrd: PathBuf,
+    /// The kernel finds its devices by ACPI; else on its command line.
+    pub acpi: bool,
     /// Goes first on the kernel's command line.
     pub cmdline: String,
     /// Memory when nothing else is asked for, in MiB.
     pub default_mem_mib: u32,
     /// Least memory that boots, in MiB.
     pub min_mem_mib: u32,
+}
+
+/// Which kernel an image has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelOrigin {
+    /// The tiny kernel's name ("tiny-uml"), or Debian's package.
+    pub name: String,
+    /// It was built from sources with fleet's options.
+    pub tiny: bool,
+    /// What the kernel says it is: "6.1.192-tiny".
+    pub version: String,
 }
 
 /// The stored form. Serialised as JSON with the fields in this order, so that equal images are equal bytes.
@@ -98,9 +126,12 @@ pub(crate) struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Kernel {
+    pub origin: KernelOrigin,
     pub kernel: Blob,
-    pub initrd: Blob,
+    pub root_form: RootForm,
+    pub root: Blob,
     pub cmdline: String,
+    pub acpi: bool,
     pub default_mem_mib: u32,
     pub min_mem_mib: u32,
 }
@@ -115,6 +146,6 @@ pub(crate) struct Blob {
 
 impl Manifest {
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Blob> {
-        [&self.uml, &self.x86].into_iter().flatten().flat_map(|kernel| [&kernel.kernel, &kernel.initrd])
+        [&self.uml, &self.x86].into_iter().flatten().flat_map(|kernel| [&kernel.kernel, &kernel.root])
     }
 }

@@ -22,11 +22,11 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{ImageError, recipe::is_image_name};
+use crate::{ImageError, RootForm, recipe::is_image_name};
 use blobs::{Blobs, files_in};
 pub(crate) use blobs::{hash_of, hash_of_reader};
 pub(crate) use manifest::{Blob, Kernel, Manifest, SCHEMA};
-pub use manifest::{Image, ImageId, UmlFiles, X86Files};
+pub use manifest::{Image, ImageId, KernelOrigin, RootFs, UmlFiles, X86Files};
 
 /// A line of `fleet image ls`.
 #[derive(Clone, Debug)]
@@ -214,14 +214,20 @@ impl ImageStore {
         let path = |blob: &Blob| self.blobs.path(&blob.sha256);
         let uml = manifest.uml.as_ref().map(|uml| UmlFiles {
             kernel: path(&uml.kernel),
-            initrd: path(&uml.initrd),
+            origin: uml.origin.clone(),
+            root: match uml.root_form {
+                RootForm::Initrd => RootFs::Initrd(path(&uml.root)),
+                RootForm::Erofs => RootFs::Erofs(path(&uml.root)),
+            },
             cmdline: uml.cmdline.clone(),
             default_mem_mib: uml.default_mem_mib,
             min_mem_mib: uml.min_mem_mib,
         });
         let x86 = manifest.x86.as_ref().map(|x86| X86Files {
             vmlinux: path(&x86.kernel),
-            initrd: path(&x86.initrd),
+            origin: x86.origin.clone(),
+            initrd: path(&x86.root),
+            acpi: x86.acpi,
             cmdline: x86.cmdline.clone(),
             default_mem_mib: x86.default_mem_mib,
             min_mem_mib: x86.min_mem_mib,

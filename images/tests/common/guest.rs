@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fleet_images::{Image, RootFs};
 use nix::{
     errno::Errno,
     sys::{
@@ -25,11 +26,11 @@ use nix::{
     unistd::{Pid, setsid},
 };
 
-use super::tiny;
+use super::{tiny, tiny_kernels};
 
-/// Both hypervisors, for tests that hold for either.
-pub fn kinds() -> [&'static str; 2] {
-    ["uml", "qemu"]
+/// Each hypervisor with Debian's kernel and with the tiny one, for tests that hold for all.
+pub fn kinds() -> [&'static str; 4] {
+    ["uml", "qemu", "tiny-uml", "tiny-x86"]
 }
 
 /// One end of an Ethernet cable, and the MAC of the interface that is plugged into it.
@@ -48,11 +49,13 @@ pub struct Guest {
     listener: Option<PathBuf>,
 }
 
-/// Boots the image.
+/// Boots an image.
 pub fn boot(kind: &str, wire: Option<Wire>) -> Guest {
     match kind {
-        "uml" => boot_uml(wire),
-        _ => boot_qemu(wire),
+        "uml" => boot_uml(tiny(), wire),
+        "qemu" => boot_qemu(tiny(), wire),
+        "tiny-uml" => boot_uml(tiny_kernels(), wire),
+        _ => boot_qemu(tiny_kernels(), wire),
     }
 }
 
@@ -114,14 +117,21 @@ fn pidfd_open(pid: u32) -> OwnedFd {
     }
 }
 
-fn boot_uml(wire: Option<Wire>) -> Guest {
-    let files = tiny().uml.as_ref().unwrap();
+fn boot_uml(image: &Image, wire: Option<Wire>) -> Guest {
+    let files = image.uml.as_ref().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let console = File::create(folder.path().join("console")).unwrap();
     let mut command = Command::new(&files.kernel);
     command.args(files.cmdline.split_whitespace());
-    command.arg(format!("mem={}M", files.default_mem_mib)).arg(format!("initrd={}", files.initrd.display()));
+    command.arg(format!("mem={}M", files.default_mem_mib));
+    match &files.root {
+        RootFs::Initrd(file) => command.arg(format!("initrd={}", file.display())),
+        RootFs::Erofs(file) => {
+            command.arg(format!("ubd0r={}", file.display()));
+            command.args(["root=/dev/ubda", "rootfstype=erofs", "ro", "init=/init"])
+        }
+    };
     command.args(["con=null", "con0=fd:0,fd:1", "ssl=null"]).arg(format!("ssl0=fd:{}", theirs.as_raw_fd()));
     command.arg(format!("uml_dir={}", folder.path().display())).arg("umid=guest");
     let mut fds = vec![ours.as_raw_fd(), theirs.as_raw_fd()];
@@ -134,21 +144,25 @@ fn boot_uml(wire: Option<Wire>) -> Guest {
     Guest { child, folder, keyboard, control: Some(ours), listener: None }
 }
 
-fn boot_qemu(wire: Option<Wire>) -> Guest {
-    let files = tiny().x86.as_ref().unwrap();
+fn boot_qemu(image: &Image, wire: Option<Wire>) -> Guest {
+    let files = image.x86.as_ref().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
     let listener = UnixListener::bind(&path).unwrap();
     let console = File::create(folder.path().join("console")).unwrap();
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-M", "microvm,acpi=on,pit=off,pic=off,rtc=off", "-accel", "tcg,tb-size=16", "-cpu", "qemu64,+arat"]);
+    let machine = match files.acpi {
+        true => "microvm,acpi=on,pit=off,pic=off,rtc=off",
+        false => "microvm,acpi=off,pit=on,pic=on,rtc=on",
+    };
+    command.args(["-M", machine, "-accel", "tcg,tb-size=16", "-cpu", "qemu64,+arat"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-m").arg(files.default_mem_mib.to_string());
     command.arg("-kernel").arg(&files.vmlinux).arg("-initrd").arg(&files.initrd);
     command.arg("-append").arg(format!("{} console=ttyS0 tsc_early_khz={}", files.cmdline, host_khz()));
     command.args(["-serial", "stdio", "-global", "virtio-mmio.force-legacy=false"]);
     command.arg("-chardev").arg(format!("socket,id=control,fd={},server=on,wait=off", listener.as_raw_fd()));
-    command.args(["-device", "virtio-serial-device"]);
+    command.args(["-device", "virtio-serial-device,max_ports=2"]);
     command.args(["-device", "virtserialport,chardev=control,name=org.fleet.control"]);
     let mut fds = vec![listener.as_raw_fd()];
     if let Some(Wire { end, mac }) = &wire {

@@ -12,7 +12,7 @@ use std::{
     sync::OnceLock,
 };
 
-use fleet_images::{Builder, Image, ImageStore, Recipe};
+use fleet_images::{Builder, Image, ImageStore, Progress, Recipe};
 
 pub use guest::{Guest, Wire, boot, kinds};
 pub use session::Session;
@@ -37,18 +37,31 @@ pub fn init_path() -> &'static Path {
     })
 }
 
-/// The cache of packages that fleet itself uses, so that tests do not download again.
+/// The cache of packages and kernels that fleet itself uses, so that tests neither download nor compile again.
 pub fn package_cache() -> PathBuf {
-    let home = || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("fleet/packages")
+    fleet_images::user_cache()
 }
 
-/// The image `tiny`, in a store that all tests of a target folder share.
+/// The image `tiny` as its recipe says, with Debian's kernels, in a store that all tests of a target folder share.
 pub fn tiny() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
-    IMAGE.get_or_init(|| {
-        let store = ImageStore::open(Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")).unwrap();
-        let recipe = Recipe::load("tiny").unwrap();
-        Builder::new(&store, package_cache(), init_path()).build(&recipe, &mut |step| eprintln!("{step}")).unwrap()
-    })
+    IMAGE.get_or_init(|| build("tiny", &[]))
+}
+
+/// The same with both tiny kernels. They are compiled when the cache lacks them, which takes minutes (`make kernels`).
+pub fn tiny_kernels() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| build("tiny-kernels", &["tiny-uml", "tiny-x86"]))
+}
+
+fn build(name: &str, kernels: &[&str]) -> Image {
+    let store = ImageStore::open(Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")).unwrap();
+    let mut recipe = Recipe::load("tiny").unwrap();
+    recipe.name = name.to_owned();
+    kernels.iter().for_each(|kernel| recipe.set_kernel(kernel).unwrap());
+    let progress = &mut |step: Progress| match step {
+        Progress::Compiling { .. } => {}
+        step => eprintln!("{step}"),
+    };
+    Builder::new(&store, package_cache(), init_path()).build(&recipe, progress).unwrap()
 }

@@ -9,6 +9,9 @@
 //! an earlier session started. A guest that has just come up says `Hello` with session 0 by itself: then the agent
 //! attaches again, for what it sent before may be lost, and a guest that rebooted knows of no session.
 //!
+//! A guest can be frozen and cloned: it is told [`ToGuest::Settle`] before, and each clone [`ToGuest::Become`], with which
+//! it gets what no two guests may share (random seed, MACs, clock) and draws a boot id of its own.
+//!
 //! Towards the guest, the agent has no more than [`LINK_BYTES`] under way (see [`Pacer`]).
 
 mod frame;

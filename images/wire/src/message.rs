@@ -149,6 +149,20 @@ pub enum ToGuest {
         /// Start again instead of powering off.
         reboot: bool,
     },
+    /// Come to rest: the machine is about to be frozen as a template. Answer: `Settled`.
+    Settle,
+    /// For a clone: you are no longer the template of that boot. A guest of another boot has done so before and
+    /// passes it over. Answer: `Hello`, with a boot id of its own.
+    Become {
+        /// `boot_id` of the template, as its `Hello` said.
+        template: u64,
+        /// Addresses of the template's interfaces, and those that they get.
+        macs: Vec<(MacAddress, MacAddress)>,
+        /// Bytes for the random number generator, which is the template's until then.
+        seed: Vec<u8>,
+        /// Time of day when this was sent, ns since 1970.
+        time_ns: u64,
+    },
 }
 
 /// From the guest to the agent.
@@ -160,7 +174,7 @@ pub enum ToAgent {
         version: u16,
         /// The session that it answers.
         session: u64,
-        /// Drawn at boot: another value means that the guest was started again.
+        /// Drawn at boot, and by a clone when it becomes itself: another value means that the guest was started again.
         boot_id: u64,
         /// `uname -r`.
         kernel: String,
@@ -236,6 +250,8 @@ pub enum ToAgent {
     },
     /// On its way down.
     ShuttingDown,
+    /// At rest: answer to `Settle`.
+    Settled,
 }
 
 impl Settings {

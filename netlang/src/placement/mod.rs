@@ -51,6 +51,20 @@ pub struct VmShape<'a> {
     pub cpu: u32,
     /// Memory in bytes that the file gives.
     pub memory: Option<u64>,
+    /// What counts is its memory divided by this; at least 1.
+    pub overcommit: u32,
+}
+
+impl VmShape<'_> {
+    /// Bytes of its memory that count on a host, when it has so many.
+    pub fn committed(&self, memory: u64) -> u64 {
+        committed(memory, self.overcommit)
+    }
+}
+
+/// Bytes that count on a host of a VM's memory under an overcommit.
+pub fn committed(memory: u64, overcommit: u32) -> u64 {
+    memory.div_ceil(u64::from(overcommit.max(1)))
 }
 
 /// Some VMs of a group on a host: own indices `first..first + count`.

@@ -185,7 +185,8 @@ impl<'a> Work<'a> {
             .classes
             .iter()
             .map(|c| {
-                commits(&VmShape { hypervisor: c.hypervisor, image: &c.image, cpu: c.cpu, memory: c.memory }).max(1)
+                let (memory, overcommit) = (c.memory, c.overcommit);
+                commits(&VmShape { hypervisor: c.hypervisor, image: &c.image, cpu: c.cpu, memory, overcommit }).max(1)
             })
             .collect();
         let mut pairs = Vec::new();

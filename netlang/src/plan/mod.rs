@@ -131,6 +131,46 @@ pub enum KsmMode {
     Aggressive,
 }
 
+/// What becomes of a VM that ends without being asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestartMode {
+    /// It stays as it ended.
+    Never,
+    /// It is started again while it comes up; when it has run, it stays as it ended.
+    Boot,
+    /// Also when it has run, if its process ended by a failure.
+    Failed,
+    /// Also when its guest powers off by itself.
+    Always,
+}
+
+/// When and how often in a row a VM is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Restart {
+    /// When.
+    pub mode: RestartMode,
+    /// How often in a row.
+    pub times: u32,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { mode: RestartMode::Boot, times: 3 }
+    }
+}
+
+impl Restart {
+    /// How often in a row a VM is started again that did come to run, or did not.
+    pub fn tries(self, ran: bool) -> u32 {
+        match self.mode {
+            RestartMode::Never => 0,
+            RestartMode::Boot if ran => 0,
+            RestartMode::Boot | RestartMode::Failed | RestartMode::Always => self.times,
+        }
+    }
+}
+
 /// A declared vm or group of VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
@@ -152,6 +192,10 @@ pub struct Group {
     pub cpu: u32,
     /// Memory in bytes; `None` leaves it to hypervisor and image.
     pub memory: Option<u64>,
+    /// Its memory counts on its host for this part of it: 1 for all, 3 for a third.
+    pub overcommit: u32,
+    /// When it is started again.
+    pub restart: Restart,
     /// How its memory pages are merged with equal ones; `None` leaves it to the host.
     pub ksm: Option<KsmMode>,
     /// Its console is kept.
@@ -177,6 +221,10 @@ pub struct Vm {
     pub cpu: u32,
     /// Memory in bytes; `None` leaves it to hypervisor and image.
     pub memory: Option<u64>,
+    /// Its memory counts on its host for this part of it: 1 for all, 3 for a third.
+    pub overcommit: u32,
+    /// When it is started again.
+    pub restart: Restart,
     /// How its memory pages are merged with equal ones; `None` leaves it to the host.
     pub ksm: Option<KsmMode>,
     /// Its console is kept.

@@ -6,7 +6,7 @@ use super::placement::PlaceRow;
 use super::routing::{BgpRow, ExternalRow, FirewallRow, LanPolicy, LinkPolicy, NatRow, OspfInterface, RuleRow, Zones};
 use super::schedule::Experiment;
 use super::telemetry::Telemetry;
-use super::{Check, HypervisorKind, KsmMode, RouterKind};
+use super::{Check, HypervisorKind, KsmMode, Restart, RouterKind};
 use crate::address::prefix::Prefix;
 use crate::syntax::tree::StmtId;
 
@@ -17,6 +17,8 @@ pub(crate) struct Class {
     pub(crate) image: std::sync::Arc<str>,
     pub(crate) cpu: u32,
     pub(crate) memory: Option<u64>,
+    pub(crate) overcommit: u32,
+    pub(crate) restart: Restart,
     pub(crate) ksm: Option<KsmMode>,
     /// The console is kept.
     pub(crate) console: bool,

@@ -4,7 +4,7 @@ use super::duties::BgpRole;
 use super::rows::{InterfaceRow, On};
 use super::{
     Experiment, ExperimentSummary, External, Firewall, HypervisorKind, KsmMode, LanPolicy, LinkId, LinkPolicy, Nat,
-    PlaceSummary, Plan, Relation, RouterKind, SegmentId, Telemetry, TelemetrySummary,
+    PlaceSummary, Plan, Relation, Restart, RouterKind, SegmentId, Telemetry, TelemetrySummary,
 };
 use crate::address::prefix::Prefix;
 use hashbrown::HashMap;
@@ -89,6 +89,10 @@ pub struct GroupSummary {
     pub cpu: u32,
     /// Memory each, in bytes, if the file says so.
     pub memory: Option<u64>,
+    /// Their memory counts on their hosts for this part of it: 1 for all, 3 for a third.
+    pub overcommit: u32,
+    /// When they are started again.
+    pub restart: Restart,
     /// How their memory pages are merged with equal ones, if the file says so.
     pub ksm: Option<KsmMode>,
     /// Their consoles are kept.
@@ -330,6 +334,8 @@ impl Plan {
             image: class.image.to_string(),
             cpu: class.cpu,
             memory: class.memory,
+            overcommit: class.overcommit,
+            restart: class.restart,
             ksm: class.ksm,
             console: class.console,
             needs_camera: class.needs_camera,

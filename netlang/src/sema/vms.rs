@@ -7,7 +7,7 @@ use super::value::Value;
 use crate::diag::{Diagnostic, codes};
 use crate::plan::form::Form;
 use crate::plan::rows::{Class, NicRow};
-use crate::plan::{HypervisorKind, KsmMode};
+use crate::plan::{HypervisorKind, KsmMode, Restart, RestartMode};
 use crate::syntax::tree::{Expr, ExprId, StmtId};
 use crate::text::nearest;
 use crate::vocab::{Kind, Ty};
@@ -64,6 +64,8 @@ impl World<'_> {
                 "image" => &mut found.image,
                 "cpu" => &mut found.cpu,
                 "mem" => &mut found.memory,
+                "overcommit" => &mut found.overcommit,
+                "restart" => &mut found.restart,
                 "ksm" => &mut found.ksm,
                 "console" => &mut found.console,
                 "needs" => &mut found.needs,
@@ -89,6 +91,8 @@ impl World<'_> {
         let image = pick(&own.image, &default.image, env).and_then(|(word, _, _)| self.image_name(word));
         let cpu = pick(&own.cpu, &default.cpu, env).and_then(|(word, ty, env)| self.want_int(env, word, ty, "cpu"));
         let memory = pick(&own.memory, &default.memory, env).and_then(|(word, ty, env)| self.memory(env, word, ty));
+        let overcommit = pick(&own.overcommit, &default.overcommit, env)
+            .and_then(|(word, ty, env)| self.want_int(env, word, ty, "overcommit"));
         let ksm = pick(&own.ksm, &default.ksm, env).and_then(|(word, ty, _)| self.choice(word, ty, "ksm"));
         let console =
             pick(&own.console, &default.console, env).and_then(|(word, ty, _)| self.choice(word, ty, "console"));
@@ -103,6 +107,8 @@ impl World<'_> {
             image: image.unwrap_or_else(|| Arc::from(DEFAULT_IMAGE)),
             cpu: cpu.unwrap_or(1) as u32,
             memory,
+            overcommit: overcommit.unwrap_or(1) as u32,
+            restart: self.restart(env, own.restart.as_ref(), default.restart.as_ref()),
             ksm: ksm.map(|mode| match mode {
                 "off" => KsmMode::Off,
                 "on" => KsmMode::On,
@@ -118,6 +124,30 @@ impl World<'_> {
         self.data.classes.push(class.clone());
         self.class_rows.insert(class, id);
         id
+    }
+
+    /// When the VM is started again: what it says itself, else what the default says, as a whole.
+    fn restart(&mut self, env: Env, own: Option<&Clause>, default: Option<&Clause>) -> Restart {
+        let (clause, env) = match (own, default) {
+            (Some(clause), _) => (clause, env),
+            (None, Some(clause)) => (clause, Env::of(0)),
+            (None, None) => return Restart::default(),
+        };
+        let mut restart = Restart::default();
+        if let Some(word) = clause.arg(0) {
+            restart.mode = match self.choice(word, clause.property.args[0].ty, "restart") {
+                Some("never") => RestartMode::Never,
+                Some("failed") => RestartMode::Failed,
+                Some("always") => RestartMode::Always,
+                _ => RestartMode::Boot,
+            };
+        }
+        if let Some(times) = clause.option("times")
+            && let Some(count) = self.want_int(env, times, clause.property.options[0].args[0].ty, "times")
+        {
+            restart.times = count as u32;
+        }
+        restart
     }
 
     /// Reports a camera for a VM of a hypervisor without USB.
@@ -232,6 +262,8 @@ struct ClassClauses {
     image: Option<Clause>,
     cpu: Option<Clause>,
     memory: Option<Clause>,
+    overcommit: Option<Clause>,
+    restart: Option<Clause>,
     ksm: Option<Clause>,
     console: Option<Clause>,
     needs: Option<Clause>,

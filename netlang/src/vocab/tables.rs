@@ -72,6 +72,8 @@ const LAN: Ty = Ty::Name(&[Kind::Lan]);
 const ROUTER: Ty = Ty::Name(&[Kind::Router]);
 
 pub(super) const COUNT: Ty = Ty::Int(1, 1 << 24);
+/// No guest runs with a hundredth of its memory.
+const MAX_OVERCOMMIT: i64 = 100;
 const PORT: Ty = Ty::Int(1, 65_535);
 const PROTOCOL: Ty = Ty::Choice(&["tcp", "udp", "icmp"]);
 
@@ -85,6 +87,17 @@ const VM: &[Property] = &[
     prop("image", &[arg("image", Ty::Image)], "what to boot"),
     prop("cpu", &[arg("count", Ty::Int(1, 256))], "virtual processors"),
     prop("mem", &[arg("size", Ty::Size)], "memory"),
+    prop(
+        "overcommit",
+        &[arg("factor", Ty::Int(1, MAX_OVERCOMMIT))],
+        "how many times a host's memory may be promised: this VM counts for `mem` divided by it",
+    ),
+    prop(
+        "restart",
+        &[arg("when", Ty::Choice(&["never", "boot", "failed", "always"]))],
+        "when the VM is started again: if it does not come up (boot), also if it fails later, or whenever it ends",
+    )
+    .with(&[opt("times", &[arg("count", Ty::Int(1, 1000))])]),
     prop(
         "hypervisor",
         &[arg("kind", Ty::Choice(&["uml", "qemu"]))],

@@ -5,8 +5,12 @@
 //! waits in the queue, so a caller can ask at once and let its deadline rule. The session is lost when the guest starts
 //! again (it says so with an unasked `Hello`) or the stream breaks; then all that was under way fails with
 //! [`ControlError::SessionLost`], and a new session is begun.
+//!
+//! A clone is told to become itself (random seed, clock, MACs, boot id) with the first words of each session, until it
+//! has; only then its `Hello` counts, so whoever waits for that has a guest that shares nothing with another.
 
 mod exec;
+mod identity;
 mod task;
 
 use std::sync::Arc;
@@ -103,6 +107,7 @@ enum Request {
     Resize { id: ExecId, rows: u16, columns: u16 },
     Signal { id: ExecId, signal: i32 },
     Shutdown { reboot: bool, reply: oneshot::Sender<()> },
+    Settle { reply: oneshot::Sender<()> },
 }
 
 /// Answer to a probe: round trips in µs, or why none could be sent.
@@ -223,6 +228,14 @@ impl ControlClient {
     /// Deadline, end of the VM, loss of the session.
     pub async fn shutdown(&self, reboot: bool, deadline: Duration) -> Result<(), ControlError> {
         self.ask("shutdown", deadline, |reply| Request::Shutdown { reboot, reply }).await
+    }
+
+    /// Lets the guest come to rest, before it is frozen as a template.
+    ///
+    /// # Errors
+    /// Deadline, end of the VM, loss of the session.
+    pub(crate) async fn settle(&self, deadline: Duration) -> Result<(), ControlError> {
+        self.ask("settle", deadline, |reply| Request::Settle { reply }).await
     }
 
     async fn ask<T>(

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::exec::{ExecEvent, ExecShared, Mailbox};
+use super::identity::Identity;
 use super::{ControlError, Hello, Link, Probed, Request};
 use crate::exit::VmExit;
 use crate::machine::Parts;
@@ -42,7 +43,8 @@ pub(super) fn spawn(
     link: watch::Sender<Link>,
 ) -> JoinHandle<()> {
     let span = info_span!("vm-control", vm = parts.record.spec.label());
-    let task = Task { parts, requests, mailbox, link, last_boot: None };
+    let identity = parts.record.origin.clone().map(|origin| Identity::new(origin, &parts.record.spec));
+    let task = Task { parts, requests, mailbox, link, last_boot: None, identity };
     tokio::spawn(task.run(exit).instrument(span))
 }
 
@@ -53,6 +55,8 @@ struct Task {
     link: watch::Sender<Link>,
     /// The boot that the guest was last seen in.
     last_boot: Option<u64>,
+    /// Of a clone.
+    identity: Option<Identity>,
 }
 
 impl Task {
@@ -69,7 +73,7 @@ impl Task {
         loop {
             match self.parts.open(&self.parts.hypervisor.control()).await {
                 Ok(stream) => {
-                    let mut session = Session::new(self.link.clone());
+                    let mut session = Session::new(self.link.clone(), self.identity.clone());
                     let error = self.serve(&stream, &mut session).await;
                     if session.attached {
                         wait = RETRY.0;
@@ -88,7 +92,7 @@ impl Task {
         let mut decoder = Decoder::default();
         let mut retry = RETRY.0;
         let mut again = Instant::now() + retry;
-        session.send(&ToGuest::Attach { session: session.id });
+        session.attach();
         loop {
             let room = session.out.len() < WRITE_LIMIT;
             tokio::select! {
@@ -117,7 +121,7 @@ impl Task {
                     None => std::future::pending().await, // every handle is gone: this task is about to be dropped
                 },
                 () = sleep_until(again), if room && !session.attached => {
-                    session.send(&ToGuest::Attach { session: session.id });
+                    session.attach();
                     retry = (retry * 2).min(RETRY.1);
                     again = Instant::now() + retry;
                 }
@@ -130,6 +134,7 @@ impl Task {
 struct Session {
     id: u64,
     attached: bool,
+    identity: Option<Identity>,
     link: watch::Sender<Link>,
     out: VecDeque<u8>,
     pacer: Pacer,
@@ -139,6 +144,7 @@ struct Session {
     /// Oldest first: the guest answers in order, and may be given the same settings twice.
     configures: VecDeque<(u64, oneshot::Sender<Vec<String>>)>,
     shutdowns: Vec<oneshot::Sender<()>>,
+    settles: Vec<oneshot::Sender<()>>,
     execs: HashMap<ExecId, Exec>,
 }
 
@@ -153,10 +159,11 @@ struct Exec {
 }
 
 impl Session {
-    fn new(link: watch::Sender<Link>) -> Session {
+    fn new(link: watch::Sender<Link>, identity: Option<Identity>) -> Session {
         Session {
             id: random_id(),
             attached: false,
+            identity,
             link,
             out: VecDeque::from([0]), // ends a frame that an earlier session left half written
             pacer: Pacer::default(),
@@ -165,6 +172,7 @@ impl Session {
             probes: HashMap::new(),
             configures: VecDeque::new(),
             shutdowns: Vec::new(),
+            settles: Vec::new(),
             execs: HashMap::new(),
         }
     }
@@ -174,6 +182,15 @@ impl Session {
             Ok(frame) => self.out.extend(frame),
             // The askers' futures end by their deadlines; requests are bounded so that this does not happen.
             Err(error) => warn!("a message to the guest is dropped: {error}"),
+        }
+    }
+
+    /// Begins the session, and tells a clone who it is.
+    fn attach(&mut self) {
+        self.send(&ToGuest::Attach { session: self.id });
+        if let Some(identity) = &self.identity {
+            let message = identity.message();
+            self.send(&message);
         }
     }
 
@@ -206,6 +223,10 @@ impl Session {
             Request::Shutdown { reboot, reply } if !reply.is_closed() => {
                 self.shutdowns.push(reply);
                 self.send(&ToGuest::Shutdown { reboot });
+            }
+            Request::Settle { reply } if !reply.is_closed() => {
+                self.settles.push(reply);
+                self.send(&ToGuest::Settle);
             }
             Request::Stdin { id, data } => self.send(&ToGuest::Stdin { id, data }),
             Request::StdinClosed { id } => self.send(&ToGuest::StdinClosed { id }),
@@ -295,6 +316,11 @@ impl Session {
                     let _ = reply.send(());
                 }
             }
+            ToAgent::Settled => {
+                for reply in self.settles.drain(..) {
+                    let _ = reply.send(());
+                }
+            }
             ToAgent::Started { id, .. } => {
                 if let Some(reply) = self.execs.get_mut(&id).and_then(|exec| exec.reply.take())
                     && reply.send(Ok(())).is_err()
@@ -328,6 +354,9 @@ impl Session {
 
     /// A session begins, or the guest has come up and knows of none.
     fn hello(&mut self, session: u64, hello: Hello, last_boot: &mut Option<u64>) {
+        if self.identity.as_ref().is_some_and(|identity| identity.is_template(hello.boot_id)) {
+            return; // it says so once more when it has become itself
+        }
         let rebooted = last_boot.replace(hello.boot_id).is_some_and(|last| last != hello.boot_id);
         let mine = session == self.id;
         if self.attached && (rebooted || !mine) {
@@ -342,7 +371,7 @@ impl Session {
             self.pacer.attached();
         } else {
             self.pacer = Pacer::default();
-            self.send(&ToGuest::Attach { session: self.id });
+            self.attach();
         }
     }
 
@@ -362,7 +391,7 @@ impl Session {
 
     /// Fails all that is under way and begins anew.
     fn lose(&mut self) {
-        let fresh = Session::new(self.link.clone());
+        let fresh = Session::new(self.link.clone(), self.identity.clone());
         drop(std::mem::replace(self, fresh));
     }
 }

@@ -6,11 +6,13 @@
 //! later agent finds a descriptor that the process holds for it ([`Endpoint::Held`]).
 
 mod mconsole;
+mod migrate;
 mod qemu;
 mod qmp;
 mod uml;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +62,26 @@ pub enum FdRole {
     MonitorListener,
     /// The tap of the VM's interface with this index.
     Tap(usize),
+    /// A clone's: the file with the state of the template's devices, opened for reading.
+    DeviceState,
+}
+
+/// What a VM's process begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start<'a> {
+    /// Kernel and initial RAM disk.
+    Boot,
+    /// The same; it is to become a template: its RAM is this file, which is made, and its interfaces have no other end.
+    Template {
+        /// The file.
+        ram: &'a Path,
+    },
+    /// A template: its RAM is a private copy of this file, made page by page as the guest writes; its devices wait
+    /// for [`FdRole::DeviceState`].
+    Clone {
+        /// The template's file.
+        ram: &'a Path,
+    },
 }
 
 /// File name of the control channel's socket.
@@ -132,8 +154,14 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// When the specification cannot be run or a path is too long.
-    fn command(&self, spec: &VmSpec, paths: &VmPaths, program: &Path, host: &HostFacts)
-    -> Result<CommandLine, VmError>;
+    fn command(
+        &self,
+        spec: &VmSpec,
+        paths: &VmPaths,
+        program: &Path,
+        host: &HostFacts,
+        start: Start<'_>,
+    ) -> Result<CommandLine, VmError>;
 
     /// Where the control channel of a VM is found.
     fn control(&self) -> Endpoint;
@@ -152,6 +180,27 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// When the monitor does not answer within the deadline, or refuses.
     async fn resume(&self, paths: &VmPaths, deadline: Duration) -> Result<(), VmError>;
+
+    /// Stops a guest for good and writes the state of its devices to this file, without its RAM. Only for those that
+    /// can make clones.
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or refuses.
+    async fn freeze(&self, paths: &VmPaths, _state: &File, _deadline: Duration) -> Result<(), VmError> {
+        Err(no_clones(self.name(), paths))
+    }
+
+    /// Lets a clone go on where its template was frozen; `state` is the number of [`FdRole::DeviceState`] in the process.
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or the state does not fit the machine.
+    async fn thaw(&self, paths: &VmPaths, _state: i32, _deadline: Duration) -> Result<(), VmError> {
+        Err(no_clones(self.name(), paths))
+    }
+}
+
+fn no_clones(hypervisor: &str, paths: &VmPaths) -> VmError {
+    VmError::BadSpec { vm: paths.dir.display().to_string(), problem: format!("{hypervisor} makes no clones") }
 }
 
 /// All registered hypervisors.
@@ -186,7 +235,7 @@ pub fn find_program(program: &Program) -> Result<PathBuf, VmError> {
 }
 
 /// Refuses what no hypervisor with these capabilities can run.
-fn check(spec: &VmSpec, hypervisor: &dyn Hypervisor) -> Result<(), VmError> {
+fn check(spec: &VmSpec, hypervisor: &dyn Hypervisor, start: Start<'_>) -> Result<(), VmError> {
     let can = hypervisor.capabilities();
     let bad = |problem: String| Err(VmError::BadSpec { vm: spec.label(), problem });
     let name = hypervisor.name();
@@ -195,6 +244,9 @@ fn check(spec: &VmSpec, hypervisor: &dyn Hypervisor) -> Result<(), VmError> {
     }
     if spec.nics.len() > can.max_nics {
         return bad(format!("{} interfaces: {name} takes at most {}", spec.nics.len(), can.max_nics));
+    }
+    if start != Start::Boot && !can.clones {
+        return bad(format!("{name} makes no clones"));
     }
     if spec.memory_bytes == 0 {
         return bad("memory of 0 bytes: give it some, like 64M".to_owned());
@@ -227,7 +279,7 @@ mod tests_support {
 
     use super::CommandLine;
     use crate::paths::VmPaths;
-    use crate::spec::{NicSpec, VmSpec};
+    use crate::spec::{NicSpec, RootFs, VmSpec};
 
     pub(super) fn spec(hypervisor: &str, nics: u8) -> VmSpec {
         VmSpec {
@@ -238,8 +290,9 @@ mod tests_support {
             memory_bytes: 48 << 20,
             cpus: 1,
             kernel: "/i/linux".into(),
-            initrd: "/i/initrd".into(),
+            root: RootFs::Initrd("/i/initrd".into()),
             cmdline: "rdinit=/init quiet".to_owned(),
+            acpi: true,
             lpj: Some(42),
             merge: crate::spec::Merge::Off,
             nics: (0..nics)

@@ -3,14 +3,24 @@
 //! - An uncompressed vmlinux is booted through its PVH entry: QEMU maps an ELF file instead of copying it, and the
 //!   guest does not unpack itself.
 //! - Debian's cloud kernel finds virtio-mmio devices only through ACPI. With ACPI the guest needs neither PIT, PIC nor
-//!   RTC; without them its idle tick costs half. Under TCG there is then no clock to calibrate the time stamp counter
-//!   with, so the host's frequency is told (`tsc_early_khz`), the watchdog of the counter is off, and `+arat` keeps
-//!   the local timer running in idle.
+//!   RTC; without them its idle tick costs half. A kernel without ACPI gets all three, and the devices on its command
+//!   line, which QEMU adds by itself.
+//! - Under TCG the guest is told the host's frequency (`tsc_early_khz`): with ACPI it has no other clock to measure its time
+//!   stamp counter with, and without ACPI measuring fails on a busy host, and the guest then counts ticks for ever. The
+//!   delay loop follows from it, so no `lpj=` is needed. The watchdog of the counter is off, and `+arat` keeps the local
+//!   timer running in idle.
+//! - The channel's device has one port. With QEMU's usual 31 the guest makes 64 queues of 1024 entries at boot, 7 MB of
+//!   memory that nobody uses.
 //! - Control channel, console and monitor (QMP) are sockets in server mode: they outlive the agent. The agent makes and
 //!   binds them before the process starts, so that connecting never has to wait for QEMU.
+//! - A template has its RAM in a file in memory; a clone maps that file privately, so that it copies the pages it writes,
+//!   and loads the state of the devices as if it came from another host ("migration"), without kernel and command
+//!   line, which the guest's RAM holds. Template and clone have the same machine. The template's interfaces have no
+//!   other end, and so the same features as those of a tap without `IFF_VNET_HDR`.
 //! - `-no-reboot` and `panic=-1`: a guest that panics or reboots ends its process, which is how the agent learns of it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,11 +28,11 @@ use async_trait::async_trait;
 
 use super::{
     CONSOLE_SOCKET, CONTROL_SOCKET, Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, MONITOR_SOCKET,
-    Program, check, fd_number, qmp::Qmp,
+    Program, Start, check, fd_number, migrate, qmp,
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
-use crate::spec::{Accelerator, Merge, VmSpec};
+use crate::spec::{Accelerator, Merge, RootFs, VmSpec};
 
 /// Name of the virtio port of the control channel, as the guests' init looks for it.
 const CONTROL_PORT: &str = "org.fleet.control";
@@ -33,13 +43,25 @@ pub(super) struct Qemu;
 /// The program and its package.
 pub(crate) const PROGRAM: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 
-/// The accelerator and processor of a VM; the probe uses the same, so what it found holds for VMs.
-pub(crate) fn accelerator_args(accelerator: Accelerator) -> [&'static str; 4] {
+/// A guest of this size in MiB or less is a tiny one: it runs little code.
+const TINY_MIB: u64 = 48;
+
+/// The accelerator and processor of a VM with this memory in MiB; the probe uses the same, so what it found holds for VMs.
+pub(crate) fn accelerator_args(accelerator: Accelerator, memory_mib: u64) -> [String; 4] {
     match accelerator {
-        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
-        // 16 MiB of translations are enough for a small guest and keep its memory down.
-        Accelerator::Tcg => ["-accel", "tcg,tb-size=16", "-cpu", "qemu64,+arat"],
+        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"].map(str::to_owned),
+        Accelerator::Tcg => {
+            // MiB of translations: enough for a small guest, and they are memory that no other process shares.
+            let translations = if memory_mib <= TINY_MIB { 8 } else { 16 };
+            let accelerator = format!("tcg,tb-size={translations}");
+            ["-accel".to_owned(), accelerator, "-cpu".to_owned(), "qemu64,+arat".to_owned()]
+        }
     }
+}
+
+/// The machine that fits the kernel. Without ACPI a guest measures its clock with the PIT and reads the time from the RTC.
+fn machine(spec: &VmSpec) -> &'static str {
+    if spec.acpi { "microvm,acpi=on,pit=off,pic=off,rtc=off" } else { "microvm,acpi=off,pit=on,pic=on,rtc=on" }
 }
 
 #[async_trait]
@@ -54,7 +76,7 @@ impl Hypervisor for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         // microvm has 8 virtio-mmio slots without a second IOAPIC; one is the control channel's.
-        Capabilities { max_cpus: 64, max_nics: 7, ram_in_file: false, clones: false }
+        Capabilities { max_cpus: 64, max_nics: 7, ram_in_file: false, clones: true }
     }
 
     fn command(
@@ -63,41 +85,72 @@ impl Hypervisor for Qemu {
         paths: &VmPaths,
         program: &Path,
         host: &HostFacts,
+        start: Start<'_>,
     ) -> Result<CommandLine, VmError> {
-        check(spec, self)?;
+        check(spec, self, start)?;
         let accelerator = spec.accelerator.unwrap_or(Accelerator::Tcg);
         let mut fds = vec![FdRole::ControlListener, FdRole::ConsoleListener, FdRole::MonitorListener];
-        fds.extend((0..spec.nics.len()).map(FdRole::Tap));
+        if !matches!(start, Start::Template { .. }) {
+            fds.extend((0..spec.nics.len()).map(FdRole::Tap));
+        }
+        if matches!(start, Start::Clone { .. }) {
+            fds.push(FdRole::DeviceState);
+        }
         let fd = |role| fd_number(&fds, role).unwrap_or(-1); // every role asked for below is in the list above
 
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         // QEMU offers the guest's memory to KSM unless told otherwise.
-        let merge = if spec.merge == Merge::Off { "off" } else { "on" };
-        add(&["-M", &format!("microvm,acpi=on,pit=off,pic=off,rtc=off,mem-merge={merge}")]);
-        add(&accelerator_args(accelerator));
+        let mut machine = format!("{},mem-merge={}", machine(spec), merge(spec));
+        if let Some(memory) = memory(spec, start) {
+            machine.push_str(",memory-backend=ram");
+            add(&["-object", &memory]);
+        }
+        add(&["-M", &machine]);
+        add(&accelerator_args(accelerator, spec.memory_mib()).each_ref().map(String::as_str));
         add(&["-m", &format!("{}M", spec.memory_mib()), "-smp", &spec.cpus.to_string()]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         add(&["-name", &escape(&spec.label())]);
-        add(&["-append", &append(spec, accelerator, host)]);
         add(&["-chardev", &listener("control", fd(FdRole::ControlListener))]);
-        add(&["-device", "virtio-serial-device"]);
+        add(&["-device", "virtio-serial-device,max_ports=2"]); // port 0 is for old guests' consoles
         add(&["-device", &format!("virtserialport,chardev=control,name={CONTROL_PORT}")]);
         add(&["-device", "isa-serial,chardev=console"]);
         add(&["-chardev", &listener("monitor", fd(FdRole::MonitorListener))]);
         add(&["-mon", "chardev=monitor,mode=control"]);
         for (index, nic) in spec.nics.iter().enumerate() {
-            add(&["-netdev", &format!("tap,id=net{index},fd={}", fd(FdRole::Tap(index)))]);
-            add(&["-device", &format!("virtio-net-device,netdev=net{index},mac={}", nic.mac_text())]);
+            let mut device = format!("virtio-net-device,mac={}", nic.mac_text());
+            if fds.contains(&FdRole::Tap(index)) {
+                add(&["-netdev", &format!("tap,id=net{index},fd={}", fd(FdRole::Tap(index)))]);
+                device.push_str(&format!(",netdev=net{index}"));
+            }
+            add(&["-device", &device]);
+        }
+        match start {
+            Start::Boot => {}
+            // So that clones go on by themselves once they have the state.
+            Start::Template { .. } => add(&["-global", "migration.store-global-state=off"]),
+            // Nobody has to learn that this guest has moved.
+            Start::Clone { .. } => add(&["-incoming", "defer", "-global", "migration.announce-rounds=0"]),
+        }
+        if !matches!(start, Start::Clone { .. }) {
+            let RootFs::Initrd(initrd) = &spec.root else {
+                let problem = "its root is a shared file, and qemu takes an initial RAM disk: build the image again";
+                return Err(VmError::BadSpec { vm: spec.label(), problem: problem.to_owned() });
+            };
+            add(&["-append", &append(spec, accelerator, host)]);
+            args.extend(["-kernel".into(), spec.kernel.clone().into(), "-initrd".into(), initrd.clone().into()]);
         }
         let mut console = OsString::from(listener("console", fd(FdRole::ConsoleListener)));
         console.push(",logappend=on,logfile=");
         console.push(escape(&paths.console_log().to_string_lossy()));
         args.extend(["-chardev".into(), console]);
-        args.extend(["-kernel".into(), spec.kernel.clone().into(), "-initrd".into(), spec.initrd.clone().into()]);
 
         let aggressive = spec.merge == Merge::Aggressive;
-        let env = vec![("PATH".to_owned(), OsString::from("/usr/bin:/bin"))];
+        let env = vec![
+            ("PATH".to_owned(), OsString::from("/usr/bin:/bin")),
+            // Its threads share one heap: another one costs memory, and they seldom allocate.
+            ("MALLOC_ARENA_MAX".to_owned(), OsString::from("1")),
+        ];
         Ok(CommandLine {
             program: program.to_owned(),
             args,
@@ -117,12 +170,36 @@ impl Hypervisor for Qemu {
     }
 
     async fn pause(&self, paths: &VmPaths, deadline: Duration) -> Result<(), VmError> {
-        Qmp::run(&paths.socket(MONITOR_SOCKET)?, "stop", deadline).await.map(|_| ())
+        qmp::run(&paths.socket(MONITOR_SOCKET)?, "stop", deadline).await.map(|_| ())
     }
 
     async fn resume(&self, paths: &VmPaths, deadline: Duration) -> Result<(), VmError> {
-        Qmp::run(&paths.socket(MONITOR_SOCKET)?, "cont", deadline).await.map(|_| ())
+        qmp::run(&paths.socket(MONITOR_SOCKET)?, "cont", deadline).await.map(|_| ())
     }
+
+    async fn freeze(&self, paths: &VmPaths, state: &File, deadline: Duration) -> Result<(), VmError> {
+        migrate::freeze(&paths.socket(MONITOR_SOCKET)?, state, deadline).await
+    }
+
+    async fn thaw(&self, paths: &VmPaths, state: i32, deadline: Duration) -> Result<(), VmError> {
+        migrate::thaw(&paths.socket(MONITOR_SOCKET)?, state, deadline).await
+    }
+}
+
+/// Whether KSM may merge the guest's memory.
+fn merge(spec: &VmSpec) -> &'static str {
+    if spec.merge == Merge::Off { "off" } else { "on" }
+}
+
+/// The object that holds a template's or clone's RAM.
+fn memory(spec: &VmSpec, start: Start<'_>) -> Option<String> {
+    let (ram, share) = match start {
+        Start::Boot => return None,
+        Start::Template { ram } => (ram, "on"),
+        Start::Clone { ram } => (ram, "off"),
+    };
+    let (size, path) = (spec.memory_mib(), escape(&ram.to_string_lossy()));
+    Some(format!("memory-backend-file,id=ram,size={size}M,mem-path={path},share={share},merge={}", merge(spec)))
 }
 
 /// The kernel's command line.
@@ -150,32 +227,68 @@ mod tests {
     use super::super::tests_support::{paths, spec, text};
     use super::*;
 
-    #[test]
     #[allow(clippy::unwrap_used)]
+    fn command(spec: &VmSpec, start: Start<'_>) -> String {
+        text(
+            &Qemu
+                .command(spec, &paths(), Path::new("/usr/bin/qemu"), &HostFacts { tsc_khz: 2_445_430 }, start)
+                .unwrap(),
+        )
+    }
+
+    const MACHINE: &str = "microvm,acpi=on,pit=off,pic=off,rtc=off,mem-merge=off";
+    const HEAD: &str = "-accel tcg,tb-size=8 -cpu qemu64,+arat -m 48M -smp 1 -nodefaults -no-user-config -display none \
+                        -no-reboot -name exp.web-1 -chardev socket,id=control,fd=3,server=on,wait=off \
+                        -device virtio-serial-device,max_ports=2 -device virtserialport,chardev=control,name=org.fleet.control \
+                        -device isa-serial,chardev=console -chardev socket,id=monitor,fd=5,server=on,wait=off \
+                        -mon chardev=monitor,mode=control";
+    const KERNEL: &str = "-append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 \
+                          -kernel /i/linux -initrd /i/initrd";
+    const CONSOLE: &str = "-chardev socket,id=console,fd=4,server=on,wait=off,logappend=on,\
+                           logfile=/run/fleet/exp/vms/web-1/console.log";
+
+    #[test]
     fn the_command_line_of_an_emulated_vm_heeds_the_clock() {
-        let command = Qemu
-            .command(&spec("qemu", 1), &paths(), Path::new("/usr/bin/qemu"), &HostFacts { tsc_khz: 2_445_430 })
-            .unwrap();
         assert_eq!(
-            text(&command),
-            "/usr/bin/qemu -M microvm,acpi=on,pit=off,pic=off,rtc=off,mem-merge=off -accel tcg,tb-size=16 -cpu qemu64,+arat -m 48M \
-             -smp 1 -nodefaults -no-user-config -display none -no-reboot -name exp.web-1 \
-             -append rdinit=/init quiet console=ttyS0 panic=-1 tsc=nowatchdog tsc_early_khz=2445430 \
-             -chardev socket,id=control,fd=3,server=on,wait=off -device virtio-serial-device \
-             -device virtserialport,chardev=control,name=org.fleet.control -device isa-serial,chardev=console \
-             -chardev socket,id=monitor,fd=5,server=on,wait=off -mon chardev=monitor,mode=control \
-             -netdev tap,id=net0,fd=6 -device virtio-net-device,netdev=net0,mac=02:00:00:00:00:00 \
-             -chardev socket,id=console,fd=4,server=on,wait=off,logappend=on,\
-             logfile=/run/fleet/exp/vms/web-1/console.log -kernel /i/linux -initrd /i/initrd"
+            command(&spec("qemu", 1), Start::Boot),
+            format!(
+                "/usr/bin/qemu -M {MACHINE} {HEAD} -netdev tap,id=net0,fd=6 \
+                 -device virtio-net-device,mac=02:00:00:00:00:00,netdev=net0 {KERNEL} {CONSOLE}"
+            )
         );
     }
 
     #[test]
-    #[allow(clippy::unwrap_used)]
+    fn template_and_clone_have_one_machine_and_differ_in_what_they_begin_with() {
+        let ram = Path::new("/dev/shm/a,b/ram");
+        let memory = "-object memory-backend-file,id=ram,size=48M,mem-path=/dev/shm/a,,b/ram";
+        assert_eq!(
+            command(&spec("qemu", 1), Start::Template { ram }),
+            format!(
+                "/usr/bin/qemu {memory},share=on,merge=off -M {MACHINE},memory-backend=ram {HEAD} \
+                 -device virtio-net-device,mac=02:00:00:00:00:00 \
+                 -global migration.store-global-state=off {KERNEL} {CONSOLE}"
+            )
+        );
+        assert_eq!(
+            command(&spec("qemu", 1), Start::Clone { ram }),
+            format!(
+                "/usr/bin/qemu {memory},share=off,merge=off -M {MACHINE},memory-backend=ram {HEAD} -netdev tap,id=net0,fd=6 \
+                 -device virtio-net-device,mac=02:00:00:00:00:00,netdev=net0 \
+                 -incoming defer -global migration.announce-rounds=0 {CONSOLE}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_kernel_without_acpi_has_the_old_devices_and_is_told_its_clock_too() {
+        let text = command(&VmSpec { acpi: false, ..spec("qemu", 0) }, Start::Boot);
+        assert!(text.contains("-M microvm,acpi=off,pit=on,pic=on,rtc=on ") && text.contains("tsc_early"), "{text}");
+    }
+
+    #[test]
     fn a_vm_with_kvm_keeps_the_clock_of_its_processor() {
-        let spec = VmSpec { accelerator: Some(Accelerator::Kvm), ..spec("qemu", 0) };
-        let command = Qemu.command(&spec, &paths(), Path::new("/usr/bin/qemu"), &HostFacts { tsc_khz: 1 }).unwrap();
-        let text = text(&command);
+        let text = command(&VmSpec { accelerator: Some(Accelerator::Kvm), ..spec("qemu", 0) }, Start::Boot);
         assert!(text.contains("-accel kvm -cpu host") && !text.contains("tsc"), "{text}");
     }
 }

@@ -2,12 +2,15 @@
 //! is answered by `return` or `error`; events come in between. A connection is made for one conversation: the monitor
 //! serves one client at a time, and a held connection would keep everyone else out.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -16,65 +19,141 @@ use crate::error::VmError;
 /// Longest line taken; answers to the commands used here are far shorter.
 const MAX_LINE: u64 = 1 << 20;
 
+/// Connects, runs one command without arguments and gives its `return`.
+///
+/// # Errors
+/// When the monitor does not answer within the deadline, or refuses.
+pub(super) async fn run(path: &Path, command: &str, deadline: Duration) -> Result<Value, VmError> {
+    converse(path, command, deadline, async |qmp| qmp.execute(command, None).await).await
+}
+
+/// Connects and has one conversation, called `what` in errors.
+///
+/// # Errors
+/// When it does not come to its end within the deadline, or the monitor refuses.
+pub(super) async fn converse<T>(
+    path: &Path,
+    what: &str,
+    deadline: Duration,
+    talk: impl AsyncFnOnce(&mut Qmp) -> Result<T, QmpError>,
+) -> Result<T, VmError> {
+    let conversation = async {
+        let mut qmp = Qmp::connect(path).await?;
+        talk(&mut qmp).await
+    };
+    timeout(deadline, conversation)
+        .await
+        .map_err(|_| VmError::Deadline { doing: format!("\"{what}\" to {}", path.display()), deadline })?
+        .map_err(|error| VmError::Monitor {
+            vm: path.display().to_string(),
+            command: what.to_owned(),
+            problem: error.to_string(),
+        })
+}
+
+/// What goes wrong in a conversation.
+#[derive(Debug, Error)]
+pub(super) enum QmpError {
+    /// The stream broke, or what came is no JSON.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The monitor said no, in its words.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// One conversation with a monitor.
 pub(super) struct Qmp {
     stream: BufReader<UnixStream>,
 }
 
 impl Qmp {
-    /// Connects, runs one command without arguments and gives its `return`.
-    ///
-    /// # Errors
-    /// When the monitor does not answer within the deadline, or refuses.
-    pub(super) async fn run(path: &Path, command: &str, deadline: Duration) -> Result<Value, VmError> {
-        let refused =
-            |problem: String| VmError::Monitor { vm: path.display().to_string(), command: command.to_owned(), problem };
-        let conversation = async {
-            let mut qmp = Qmp::connect(path).await?;
-            qmp.execute(command).await
-        };
-        timeout(deadline, conversation)
-            .await
-            .map_err(|_| VmError::Deadline { doing: format!("\"{command}\" to {}", path.display()), deadline })?
-            .map_err(|error| refused(error.to_string()))?
-            .map_err(refused)
-    }
-
-    async fn connect(path: &Path) -> io::Result<Qmp> {
+    /// Connects and says `qmp_capabilities`, without waiting for greeting and answer: the monitor obeys in order.
+    async fn connect(path: &Path) -> Result<Qmp, QmpError> {
         let mut qmp = Qmp { stream: BufReader::new(UnixStream::connect(path).await?) };
+        qmp.send("qmp_capabilities", None).await?;
         let greeting = qmp.read().await?;
         if greeting.get("QMP").is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("no greeting but {greeting}")));
+            let problem = format!("no greeting but {greeting}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem).into());
         }
-        qmp.execute("qmp_capabilities").await?.map_err(io::Error::other)?;
+        qmp.answer().await?;
         Ok(qmp)
     }
 
     /// Sends a command and waits for its answer; events in between are passed over.
-    async fn execute(&mut self, command: &str) -> io::Result<Result<Value, String>> {
-        let mut line = json!({ "execute": command }).to_string();
-        line.push('\n');
-        self.stream.write_all(line.as_bytes()).await?;
+    pub(super) async fn execute(&mut self, command: &str, arguments: Option<Value>) -> Result<Value, QmpError> {
+        self.send(command, arguments).await?;
+        self.answer().await
+    }
+
+    /// Sends a command. Its answer has to be taken by [`Qmp::answer`], in the order of the commands.
+    pub(super) async fn send(&mut self, command: &str, arguments: Option<Value>) -> Result<(), QmpError> {
+        Ok(self.stream.write_all(&line(command, arguments)).await?)
+    }
+
+    /// Gives the monitor a descriptor under a name (`getfd`).
+    pub(super) async fn give(&mut self, fd: impl AsFd, name: &str) -> Result<(), QmpError> {
+        let line = line("getfd", Some(json!({ "fdname": name })));
+        let stream = self.stream.get_ref();
+        // A whole line at once: it is short, and the socket's buffer is empty, as everything was answered.
+        let sent = stream.async_io(Interest::WRITABLE, || {
+            let fds = [fd.as_fd().as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&fds)];
+            Ok(sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&line)], &rights, MsgFlags::MSG_NOSIGNAL, None)?)
+        });
+        if sent.await? != line.len() {
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+        }
+        self.answer().await.map(|_| ())
+    }
+
+    /// The answer to the oldest command that has none; events before it are passed over.
+    pub(super) async fn answer(&mut self) -> Result<Value, QmpError> {
         loop {
             let mut answer = self.read().await?;
             if let Some(value) = answer.get_mut("return") {
-                return Ok(Ok(value.take()));
+                return Ok(value.take());
             }
-            if let Some(error) = answer.get("error") {
-                let text = error.get("desc").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned);
-                return Ok(Err(text));
+            refuse(&answer)?;
+        }
+    }
+
+    /// Waits for an event that `wanted` takes; it gets the event's name and data. The answers before it are passed over,
+    /// but for refusals.
+    pub(super) async fn event<T>(&mut self, wanted: impl Fn(&str, &Value) -> Option<T>) -> Result<T, QmpError> {
+        loop {
+            let said = self.read().await?;
+            refuse(&said)?;
+            let name = said.get("event").and_then(Value::as_str).unwrap_or_default();
+            if let Some(taken) = wanted(name, said.get("data").unwrap_or(&Value::Null)) {
+                return Ok(taken);
             }
         }
     }
 
-    async fn read(&mut self) -> io::Result<Value> {
+    async fn read(&mut self) -> Result<Value, QmpError> {
         let mut line = String::new();
         (&mut self.stream).take(MAX_LINE).read_line(&mut line).await?;
         if line.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the monitor has closed the connection").into());
         }
-        serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        Ok(serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?)
     }
+}
+
+fn refuse(said: &Value) -> Result<(), QmpError> {
+    let Some(error) = said.get("error") else { return Ok(()) };
+    let text = error.get("desc").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned);
+    Err(QmpError::Refused(text))
+}
+
+fn line(command: &str, arguments: Option<Value>) -> Vec<u8> {
+    let command = match arguments {
+        Some(arguments) => json!({ "execute": command, "arguments": arguments }),
+        None => json!({ "execute": command }),
+    };
+    format!("{command}\n").into_bytes()
 }
 
 #[cfg(test)]
@@ -99,8 +178,7 @@ mod tests {
         let path = dir.path().join("q");
         let listener = UnixListener::bind(&path).unwrap();
         let lines = ["{\"QMP\":{}}\n", "{\"return\":{}}\n", "{\"event\":\"STOP\"}\n{\"return\":{\"running\":false}}\n"];
-        let (result, ()) =
-            tokio::join!(Qmp::run(&path, "query-status", Duration::from_secs(5)), answer(listener, &lines));
+        let (result, ()) = tokio::join!(run(&path, "query-status", Duration::from_secs(5)), answer(listener, &lines));
         assert_eq!(result.unwrap(), json!({ "running": false }));
     }
 
@@ -110,7 +188,7 @@ mod tests {
         let path = dir.path().join("q");
         let listener = UnixListener::bind(&path).unwrap();
         let lines = ["{\"QMP\":{}}\n", "{\"return\":{}}\n", "{\"error\":{\"class\":\"X\",\"desc\":\"not now\"}}\n"];
-        let (result, ()) = tokio::join!(Qmp::run(&path, "cont", Duration::from_secs(5)), answer(listener, &lines));
+        let (result, ()) = tokio::join!(run(&path, "cont", Duration::from_secs(5)), answer(listener, &lines));
         assert!(result.unwrap_err().to_string().contains("\"cont\": not now"));
     }
 }

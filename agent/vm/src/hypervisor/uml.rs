@@ -7,6 +7,8 @@
 //! - The control channel is `ttyS0` (`ssl0`) on a socket pair of which the process holds both ends. The agent fetches a
 //!   copy of its end with `pidfd_getfd(2)`, so the channel outlives the agent and takes none of the host's few ptys.
 //! - The console reads from a socket pair in the same way and appends its output to the log.
+//! - The root file system is an initial RAM disk, or a file that all guests share: then nothing is unpacked, and the host
+//!   caches it once.
 //! - A tap is handed in as a descriptor (`transport=fd`); `vec=0` because a tap is no socket and `recvmmsg` fails on it.
 //!   The tap must be without `IFF_VNET_HDR`.
 //! - Pause and resume go through mconsole: `SIGSTOP` would leave the process's helpers running.
@@ -17,10 +19,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, Program, check, fd_number, mconsole};
+use super::{
+    Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, Program, Start, check, fd_number, mconsole,
+};
 use crate::error::VmError;
 use crate::paths::VmPaths;
-use crate::spec::VmSpec;
+use crate::spec::{RootFs, VmSpec};
 
 /// The `umid=` of every VM: the directory under the VM's own in which UML puts its monitor's socket.
 const UMID: &str = "m";
@@ -48,8 +52,9 @@ impl Hypervisor for Uml {
         paths: &VmPaths,
         program: &Path,
         _host: &HostFacts,
+        start: Start<'_>,
     ) -> Result<CommandLine, VmError> {
-        check(spec, self)?;
+        check(spec, self, start)?;
         monitor(paths)?; // refuses a directory in which UML could not make its socket
         let mut fds = vec![
             FdRole::HeldControl,
@@ -80,7 +85,13 @@ impl Hypervisor for Uml {
         if let Some(lpj) = spec.lpj {
             arg(format!("lpj={lpj}"));
         }
-        args.push(joined("initrd=", &spec.initrd));
+        match &spec.root {
+            RootFs::Initrd(file) => args.push(joined("initrd=", file)),
+            RootFs::Erofs(file) => {
+                args.push(joined("ubd0r=", file));
+                args.extend(["root=/dev/ubda", "rootfstype=erofs", "ro", "init=/init"].map(OsString::from));
+            }
+        }
         args.push(joined("uml_dir=", &paths.dir));
 
         let env = vec![
@@ -127,7 +138,9 @@ mod tests {
     #[test]
     #[allow(clippy::unwrap_used)]
     fn the_command_line_names_every_descriptor_that_is_passed() {
-        let command = Uml.command(&spec("uml", 2), &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }).unwrap();
+        let command = Uml
+            .command(&spec("uml", 2), &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot)
+            .unwrap();
         assert_eq!(
             text(&command),
             "/i/linux rdinit=/init quiet mem=48M con=null con0=fd:6,fd:7 ssl=null ssl0=fd:4 \
@@ -140,9 +153,20 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::unwrap_used)]
+    fn a_shared_root_is_a_read_only_disk() {
+        let shared = VmSpec { root: RootFs::Erofs("/i/root".into()), ..spec("uml", 0) };
+        let command =
+            Uml.command(&shared, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot).unwrap();
+        let text = text(&command);
+        assert!(text.contains(" ubd0r=/i/root root=/dev/ubda rootfstype=erofs ro init=/init "), "{text}");
+        assert!(!text.contains("initrd="), "{text}");
+    }
+
+    #[test]
     fn two_processors_are_refused() {
         let two = VmSpec { cpus: 2, ..spec("uml", 0) };
-        let error = Uml.command(&two, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }).err();
+        let error = Uml.command(&two, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot).err();
         assert!(error.is_some_and(|error| error.to_string().contains("2 cpus: uml takes 1 to 1")));
     }
 }

@@ -26,8 +26,8 @@ use crate::spec::Accelerator;
 /// How long the guest of the probe may take: some twenty times of what an emulator needs on an idle processor.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Memory of the guest of the probe.
-const GUEST_MEMORY: &str = "16M";
+/// Memory of the guest of the probe in MiB.
+const GUEST_MEMORY_MIB: u64 = 16;
 
 /// Memory of the UML kernel of the probe in MiB; enough for a distribution's kernel to come up.
 const UML_MEMORY_MIB: u32 = 48;
@@ -141,8 +141,17 @@ async fn run_guest(accelerator: Accelerator) -> Result<String, String> {
     let exit = format!("isa-debug-exit,iobase={:#x},iosize=4", guest::EXIT_PORT);
     let mut command = Command::new(program);
     command
-        .args(["-M", "microvm", "-m", GUEST_MEMORY, "-nodefaults", "-no-user-config", "-display", "none"])
-        .args(qemu_accelerator_args(accelerator))
+        .args([
+            "-M",
+            "microvm",
+            "-m",
+            &format!("{GUEST_MEMORY_MIB}M"),
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+        ])
+        .args(qemu_accelerator_args(accelerator, GUEST_MEMORY_MIB))
         .args(["-device", &exit, "-bios"])
         .arg(&firmware.0);
     match run(command).await? {

@@ -2,6 +2,9 @@
 //! part of a test in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, missing_docs)]
 
+pub mod daemon;
+pub mod taps;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use fleet_images::{Builder, Image, ImageStore, Recipe};
-use fleet_vm::{Accelerator, HostConfig, Machine, VmHost, VmSpec};
+use fleet_vm::{Accelerator, HostConfig, Machine, RootFs, VmHost, VmSpec};
 
 /// Long enough for a guest on a busy host; nothing waits so long when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -38,7 +41,7 @@ impl Place {
 
     pub fn config(&self) -> HostConfig {
         let dir = self.dir.path();
-        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: self.cgroup.clone() }
+        HostConfig { run_dir: dir.join("run"), ram_dir: dir.join("ram"), cgroup: self.cgroup.clone(), clones: true }
     }
 
     pub fn path(&self) -> &Path {
@@ -136,8 +139,12 @@ pub fn uml(name: &str) -> VmSpec {
         memory_bytes: u64::from(files.default_mem_mib) << 20,
         cpus: 1,
         kernel: files.kernel.clone(),
-        initrd: files.initrd.clone(),
+        root: match &files.root {
+            fleet_images::RootFs::Initrd(path) => RootFs::Initrd(path.clone()),
+            fleet_images::RootFs::Erofs(path) => RootFs::Erofs(path.clone()),
+        },
         cmdline: files.cmdline.clone(),
+        acpi: true,
         lpj: None,
         merge: fleet_vm::Merge::Off,
         nics: Vec::new(),
@@ -152,8 +159,9 @@ pub fn qemu(name: &str) -> VmSpec {
         accelerator: Some(Accelerator::Tcg),
         memory_bytes: u64::from(files.default_mem_mib) << 20,
         kernel: files.vmlinux.clone(),
-        initrd: files.initrd.clone(),
+        root: RootFs::Initrd(files.initrd.clone()),
         cmdline: files.cmdline.clone(),
+        acpi: files.acpi,
         ..uml(name)
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use fleet_images::UmlFiles;
+use fleet_images::{RootFs, UmlFiles};
 
 use super::pool::{self, Guest};
 use super::{Net, mac_text};
@@ -53,7 +53,7 @@ fn start(
         .args(["con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:3"])
         .args(lpj.map(|lpj| format!("lpj={lpj}")))
         .arg(format!("mem={}M", uml.default_mem_mib))
-        .arg(format!("initrd={}", uml.initrd.display()))
+        .args(root_args(&uml.root))
         .arg(format!("uml_dir={}/", folder.display()))
         .arg(format!("umid=u{index}"))
         .env("TMPDIR", "/dev/shm")
@@ -86,4 +86,15 @@ fn start(
     }
     let child = command.spawn().with_context(|| format!("cannot start {}", uml.kernel.display()))?;
     Ok(Guest { child, control: ours })
+}
+
+/// How a guest finds its root file system.
+fn root_args(root: &RootFs) -> Vec<String> {
+    match root {
+        RootFs::Initrd(file) => vec![format!("initrd={}", file.display())],
+        RootFs::Erofs(file) => {
+            let disk = ["root=/dev/ubda", "rootfstype=erofs", "ro", "init=/init"].map(str::to_owned);
+            std::iter::once(format!("ubd0r={}", file.display())).chain(disk).collect()
+        }
+    }
 }
