@@ -283,7 +283,10 @@ mod tests {
     #[test]
     fn a_kernel_without_acpi_has_the_old_devices_and_is_told_its_clock_too() {
         let text = command(&VmSpec { acpi: false, ..spec("qemu", 0) }, Start::Boot);
-        assert!(text.contains("-M microvm,acpi=off,pit=on,pic=on,rtc=on,mem-merge=off ") && text.contains("tsc_early"), "{text}");
+        assert!(
+            text.contains("-M microvm,acpi=off,pit=on,pic=on,rtc=on,mem-merge=off ") && text.contains("tsc_early"),
+            "{text}"
+        );
     }
 
     #[test]
