@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_images::ImageStore;
+use fleet_ksm::{KsmConfig, Regulator};
 use fleet_net::{NetConfig, Network};
 use fleet_proto::v1::{HostInfo, Progress};
 use fleet_vm::{HostConfig, VmHost};
@@ -17,7 +18,7 @@ use crate::experiment::{Experiment, Surroundings};
 use crate::hub::Hub;
 use crate::pace::Gate;
 use crate::probe::Probed;
-use crate::{recover, sampling};
+use crate::{merging, recover, sampling};
 
 /// Operations whose outcome is remembered, so that a repeated one gets the first answer.
 const REMEMBERED: usize = 1000;
@@ -59,6 +60,7 @@ pub struct Agent {
     pub images: ImageStore,
     gate: Arc<Gate>,
     vms: VmHost,
+    ksm: OnceCell<Regulator>,
     probed: OnceCell<Probed>,
     experiments: Mutex<BTreeMap<String, Arc<Experiment>>>,
     outcomes: Mutex<Outcomes>,
@@ -93,6 +95,7 @@ impl Agent {
             images: ImageStore::open(&config.image_store)?,
             gate: Gate::adaptive(),
             vms,
+            ksm: OnceCell::new(),
             probed: OnceCell::new(),
             experiments: Mutex::default(),
             outcomes: Mutex::default(),
@@ -101,6 +104,10 @@ impl Agent {
             config,
         });
         recover::recover(&agent).await?;
+        // With what was found again: an earlier agent's settings stay in force if VMs still want them, and are put back
+        // if not.
+        let demand = merging::demand(&agent);
+        agent.ksm.get_or_init(|| async { Regulator::start(KsmConfig::default(), demand) }).await;
         let sampling = sampling::start(&agent)?;
         locked(&agent.tasks).push(sampling);
         // The probe runs guests; nobody should wait for it who does not need it.
@@ -111,13 +118,21 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Ends the agent's tasks. VMs go on.
+    /// Ends the agent's tasks and puts the host's settings back. VMs go on.
     pub async fn shutdown(&self) {
         let tasks = std::mem::take(&mut *locked(&self.tasks));
         for task in tasks {
             task.abort();
             drop(task.await);
         }
+        if let Some(ksm) = self.ksm.get() {
+            ksm.shutdown().await;
+        }
+    }
+
+    /// The regulator of KSM; `None` while the agent looks for what an earlier one left.
+    pub fn ksm(&self) -> Option<&Regulator> {
+        self.ksm.get()
     }
 
     /// Keeps a task that ends with the agent.

@@ -111,7 +111,7 @@ async fn resume(
     let all_begun = slice.vms().all(|vm| adopted.contains_key(&vm.vm.name));
     let probed = if all_begun { None } else { Some(agent.probed().await.clone()) };
     let preferred = agent.config.hypervisor.as_deref().and_then(crate::choose::hypervisor_kind);
-    let mut chooser = probed.as_ref().map(|probed| Chooser::new(&agent.images, probed, preferred));
+    let mut chooser = probed.as_ref().map(|probed| Chooser::new(&agent.images, probed, preferred, agent.config.ksm));
     let mut slots = Vec::new();
     for vm in slice.vms() {
         let name = vm.vm.name.clone();

@@ -42,5 +42,5 @@ pub use error::{RemoveError, VmError};
 pub use exit::VmExit;
 pub use host::{Adopted, HostConfig, VmHost, tsc_khz};
 pub use machine::{Machine, Usage};
-pub use spec::{Accelerator, NicSpec, RootFs, VmSpec};
+pub use spec::{Accelerator, Merge, NicSpec, RootFs, VmSpec};
 pub use template::Expected;

@@ -98,6 +98,8 @@ fn main() -> Result<()> {
         if !cli.only.is_empty() && !cli.only.iter().any(|only| rule.name().starts_with(only.as_str())) {
             continue;
         }
+        // Also what an earlier bench that was killed has left.
+        clear(&config)?;
         eprintln!("bench: {}: starting {} clones", rule.name(), cli.count);
         let clones = template.clones(cli.count)?;
         std::thread::sleep(SETTLE);
@@ -139,7 +141,7 @@ fn guest(cli: &Cli) -> Result<Guest> {
         ImageStore::open(&cli.images)?.resolve("tiny").context("the bench needs the image tiny: `make images`")?;
     let x86 = image.x86.context("the image tiny has no kernel for QEMU")?;
     let memory = cli.memory.unwrap_or(x86.min_mem_mib);
-    Ok(Guest { kernel: x86.vmlinux, initrd: x86.initrd, memory, cmdline: x86.cmdline, acpi: true })
+    Ok(Guest { kernel: x86.vmlinux, initrd: x86.initrd, memory, cmdline: x86.cmdline, acpi: x86.acpi })
 }
 
 /// Reads until the part is reached and the time after is over. `best` is what an earlier regulator reached; the first
