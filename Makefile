@@ -11,11 +11,11 @@ DEMO_ROOT ?= /tmp/fleet-demo
 # How long `make fuzz` looks for wrong answers.
 FUZZ_SECONDS ?= 600
 # What the benchmarks start, how many and how often.
-BENCH_IMAGE ?= bench
+BENCH_IMAGE ?= tiny-kernels
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang bench-ksm clean
+.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -74,7 +74,7 @@ test: setup build images kernels lint fuzz-short ## Every test, with real VMs, n
 
 bench: bench-lang bench-boot bench-ksm ## Measure everything, and write docs/benchmarks.md
 
-bench-boot: setup release bench-image ## Measure the start of N VMs beside a bare loop, and write its section
+bench-boot: setup release kernels ## Measure the start of N VMs beside a bare loop, and write its section
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --image $(BENCH_IMAGE) \
 	    --count $(N) --runs $(RUNS) --out docs/benchmarks.md
 

@@ -40,7 +40,7 @@ pub use console::ConsoleSession;
 pub use control::{ControlClient, ControlError, ExecEvent, ExecInput, ExecSession, ExecSpec, Hello, Link};
 pub use error::{RemoveError, VmError};
 pub use exit::VmExit;
-pub use host::{Adopted, HostConfig, VmHost};
+pub use host::{Adopted, HostConfig, VmHost, tsc_khz};
 pub use machine::{Machine, Usage};
 pub use spec::{Accelerator, Merge, NicSpec, RootFs, VmSpec};
 pub use template::Expected;
