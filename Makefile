@@ -83,10 +83,10 @@ bench-lang: ## Measure the language only, and write its section of docs/benchmar
 
 # Clones for each regulator; N=... on the command line goes before it.
 bench-ksm: N = 200
-# Seconds that are watched after nine tenths were merged, and other options, such as another kernel.
+# Seconds that are watched after nine tenths were merged, and other options of the program.
 AFTER ?= 600
 BENCH_KSM ?=
-bench-ksm: images ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
+bench-ksm: setup kernels ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
 	@$(CARGO) run --quiet --release --package fleet-bench-ksm -- --count $(N) --after $(AFTER) --out docs/benchmarks.md $(BENCH_KSM)
 
 clean: ## Remove what was built here (images and downloads stay in their caches)
