@@ -105,6 +105,9 @@ impl Hypervisor for Qemu {
             machine.push_str(",memory-backend=ram");
             add(&["-object", &memory]);
         }
+        if matches!(start, Start::Snapshot { .. }) {
+            machine.push_str(",suppress-vmdesc=on"); // what was saved has none
+        }
         add(&["-M", &machine]);
         add(&accelerator_args(accelerator, spec.memory_mib()).each_ref().map(String::as_str));
         add(&["-m", &format!("{}M", spec.memory_mib()), "-smp", &spec.cpus.to_string()]);
