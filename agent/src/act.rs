@@ -1,4 +1,4 @@
-//! Stop, start, reboot, pause and resume VMs.
+//! Stop, start, reboot, pause, resume, snapshot and restore VMs.
 
 use std::sync::Arc;
 
@@ -16,20 +16,29 @@ use crate::slot::Slot;
 /// VMs acted on at once; how many of them may be starting is for the gate to say.
 const CONCURRENCY: usize = 256;
 
+/// What is to be done.
+pub struct Act {
+    /// What.
+    pub action: Action,
+    /// Stop without asking the guest.
+    pub force: bool,
+    /// Name of the snapshot.
+    pub name: String,
+}
+
 /// Acts on VMs by name and reports. A caller that goes away does not stop it: the VMs are few and the acts are short.
 pub async fn act(
     agent: &Arc<Agent>,
     experiment: &Arc<Experiment>,
     names: Vec<String>,
-    action: Action,
-    force: bool,
+    act: &Act,
     report: &Report,
 ) -> Progress {
     let _busy = experiment.busy();
     let _operation = experiment.operation.lock().await;
     report.targets(names.iter().cloned());
     let slots = experiment.slots();
-    let refused = if action == Action::Start { refusal(agent, &slots, &names) } else { None };
+    let refused = if act.action == Action::Start { refusal(agent, &slots, &names) } else { None };
     let mut acts = futures::stream::iter(names)
         .map(|name| {
             let slot = slots.get(&name).cloned();
@@ -37,7 +46,7 @@ pub async fn act(
             async move {
                 let ended = match slot {
                     Some(_) if let Some(reason) = refused => Ended::Failed { reason, retryable: true },
-                    Some(slot) => one(experiment, &slot, action, force).await,
+                    Some(slot) => one(experiment, &slot, act).await,
                     None => Ended::Failed { reason: "this host does not know it".into(), retryable: false },
                 };
                 (name, ended)
@@ -57,9 +66,10 @@ fn refusal(agent: &Agent, slots: &Slots, names: &[String]) -> Option<String> {
     admit::admit(&agent.config.host, &starting, &room::room(agent, &[])).err().map(|error| error.to_string())
 }
 
-async fn one(experiment: &Experiment, slot: &Arc<Slot>, action: Action, force: bool) -> Ended {
+async fn one(experiment: &Experiment, slot: &Arc<Slot>, act: &Act) -> Ended {
     let around = &experiment.around;
-    match action {
+    let force = act.force;
+    match act.action {
         Action::Stop => slot.stop(around, force).await,
         Action::Start => start(experiment, slot).await,
         Action::Reboot => match slot.stop(around, force).await {
@@ -68,6 +78,8 @@ async fn one(experiment: &Experiment, slot: &Arc<Slot>, action: Action, force: b
         },
         Action::Pause => slot.pause(around, true).await,
         Action::Resume => slot.pause(around, false).await,
+        Action::Snapshot => slot.snapshot(around, &act.name).await,
+        Action::Restore => slot.restore(around, &act.name).await,
         Action::Unspecified => Ended::Failed { reason: "no action was named".into(), retryable: false },
     }
 }

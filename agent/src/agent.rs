@@ -8,7 +8,7 @@ use fleet_images::ImageStore;
 use fleet_ksm::{KsmConfig, Regulator};
 use fleet_net::{NetConfig, Network};
 use fleet_proto::v1::{HostInfo, Progress};
-use fleet_vm::{HostConfig, VmHost};
+use fleet_vm::{HostConfig, SnapshotStore, VmHost};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -59,6 +59,7 @@ pub struct Agent {
     /// Guest images.
     pub images: ImageStore,
     gate: Arc<Gate>,
+    snapshots: Arc<SnapshotStore>,
     vms: VmHost,
     ksm: OnceCell<Regulator>,
     probed: OnceCell<Probed>,
@@ -94,6 +95,7 @@ impl Agent {
             hub: Arc::new(Hub::new(&config.host)),
             images: ImageStore::open(&config.image_store)?,
             gate: Gate::adaptive(),
+            snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"))),
             vms,
             ksm: OnceCell::new(),
             probed: OnceCell::new(),
@@ -152,6 +154,11 @@ impl Agent {
         self.probed.get()
     }
 
+    /// The host's snapshots.
+    pub fn snapshots(&self) -> &Arc<SnapshotStore> {
+        &self.snapshots
+    }
+
     /// What runs VMs.
     pub fn vms(&self) -> &VmHost {
         &self.vms
@@ -185,6 +192,7 @@ impl Agent {
             host: self.config.host.clone(),
             hub: Arc::clone(&self.hub),
             gate: Arc::clone(&self.gate),
+            snapshots: Arc::clone(&self.snapshots),
             vms: self.vms.clone(),
             network: Network::open(self.net_config(), name)?,
         };

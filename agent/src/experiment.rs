@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fleet_net::Network;
 use fleet_proto::v1::{ExperimentStatus, RouterStatus, Spec, StateCount, VmState};
-use fleet_vm::VmHost;
+use fleet_vm::{SnapshotStore, VmHost};
 use prost::Message;
 use tokio::sync::watch;
 
@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub hub: Arc<Hub>,
     /// What lets VMs start: the host's.
     pub gate: Arc<Gate>,
+    /// The host's snapshots.
+    pub snapshots: Arc<SnapshotStore>,
     /// What runs VMs.
     pub vms: VmHost,
     /// The experiment's network here.

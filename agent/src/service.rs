@@ -120,7 +120,7 @@ impl AgentService for Service {
     async fn act(&self, request: Request<ActRequest>) -> Result<Response<Steps>, Status> {
         let request = request.into_inner();
         let action = request.action();
-        let ActRequest { op, experiment, ranges, force, .. } = request;
+        let ActRequest { op, experiment, ranges, force, name, .. } = request;
         let (op_id, again) = self.begin(op, &experiment)?;
         if let Some(again) = again {
             return Ok(Response::new(again));
@@ -132,11 +132,43 @@ impl AgentService for Service {
         let (report, steps) = Report::new();
         let agent = Arc::clone(&self.agent);
         let task = tokio::spawn(async move {
-            let last = act::act(&agent, &experiment, names, action, force, &report).await;
+            let last = act::act(&agent, &experiment, names, &act::Act { action, force, name }, &report).await;
             agent.remember_outcome(&op_id, last);
         });
         self.agent.keep(task);
         Ok(Response::new(ReceiverStream::new(steps)))
+    }
+
+    async fn snapshots(&self, request: Request<SnapshotsRequest>) -> Result<Response<SnapshotsReply>, Status> {
+        let SnapshotsRequest { experiment, remove } = request.into_inner();
+        let only = Some(experiment).filter(|name| !name.is_empty());
+        let list = |only: Option<String>| {
+            let store = Arc::clone(self.agent.snapshots());
+            async move {
+                let listed = tokio::task::spawn_blocking(move || store.list(only.as_deref())).await;
+                let listed = listed.map_err(|error| Status::internal(error.to_string()))?;
+                listed.map_err(|error| Status::internal(error.to_string()))
+            }
+        };
+        let mut removed = 0;
+        if let Some(experiment) = only.as_ref().filter(|_| !remove.is_empty()) {
+            for snapshot in list(only.clone()).await?.iter().filter(|snapshot| snapshot.name == remove) {
+                let gone = self.agent.snapshots().remove(experiment, &snapshot.vm, &remove).await;
+                removed += u32::from(gone.map_err(|error| Status::internal(error.to_string()))?);
+            }
+        }
+        let host = &self.agent.config.host;
+        let snapshots = list(only).await?.into_iter().map(|snapshot| Snapshot {
+            experiment: snapshot.experiment,
+            vm: snapshot.vm,
+            name: snapshot.name,
+            id: snapshot.id,
+            host: host.clone(),
+            taken_ms: snapshot.taken_ms,
+            bytes: snapshot.bytes,
+            shared_bytes: snapshot.shared_bytes,
+        });
+        Ok(Response::new(SnapshotsReply { snapshots: snapshots.collect(), removed }))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<Self::ListStream>, Status> {

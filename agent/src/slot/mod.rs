@@ -13,7 +13,9 @@
 
 mod life;
 mod retry;
+mod snapshot;
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -267,20 +269,26 @@ impl Slot {
     }
 
     async fn launch(&self, around: &Surroundings) -> Result<Machine, StartError> {
-        locked(&self.life).take();
         // The template that its last life came from serves the next one.
         let _kept = around.vms.expect([]);
+        let taps = self.make_way(around).await?;
+        let machine = around.vms.launch(self.wanted().spec.clone(), taps).await?;
+        if let Some(warning) = machine.warning() {
+            around.hub.event("vm.warning", &around.experiment, &self.name, warning);
+        }
+        Ok(machine)
+    }
+
+    /// Removes what is left of an earlier life, and opens the taps for the next one.
+    async fn make_way(&self, around: &Surroundings) -> Result<Vec<OwnedFd>, StartError> {
+        locked(&self.life).take();
         around.vms.remove(&around.experiment, &self.name).await?;
         let wanted = self.wanted();
         let mut taps = Vec::with_capacity(wanted.vm.ports.len());
         for port in &wanted.vm.ports {
             taps.push(around.network.open_tap(port).await?);
         }
-        let machine = around.vms.launch(wanted.spec.clone(), taps).await?;
-        if let Some(warning) = machine.warning() {
-            around.hub.event("vm.warning", &around.experiment, &self.name, warning);
-        }
-        Ok(machine)
+        Ok(taps)
     }
 
     /// Goes on with a VM that an earlier agent started. It is BOOTING until its guest has answered; that it runs since

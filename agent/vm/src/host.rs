@@ -15,12 +15,12 @@ use crate::error::{RemoveError, VmError};
 use crate::exit::VmExit;
 use crate::hypervisor::{self, FdRole, HostFacts, held_fd};
 use crate::launch::{self, Begin, Launched};
-use crate::machine::{Machine, Parts, end_group};
+use crate::machine::{MONITOR_DEADLINE, Machine, Parts, end_group};
 use crate::paths::VmPaths;
 use crate::procs::{self, Stat};
 use crate::record::Record;
 use crate::spec::VmSpec;
-use crate::template::{Expected, RUN_NAME, Store};
+use crate::template::{Expected, RUN_NAME, Store, Template};
 
 /// Where the VMs of a host have their things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ impl VmHost {
     }
 
     /// Starts a VM's process; a clone's guest runs when this is done.
-    async fn start(&self, spec: VmSpec, taps: Arc<Vec<OwnedFd>>, begin: Begin) -> Result<Launched, VmError> {
+    pub(crate) async fn start(&self, spec: VmSpec, taps: Arc<Vec<OwnedFd>>, begin: Begin) -> Result<Launched, VmError> {
         let (host, label) = (Arc::clone(&self.inner), spec.label());
         let is_clone = matches!(begin, Begin::Clone(_));
         let launching = move || {
@@ -144,6 +144,11 @@ impl VmHost {
             launched.thaw().await?;
         }
         Ok(launched)
+    }
+
+    /// The template of a VM, if it is there.
+    pub(crate) async fn template_of(&self, spec: &VmSpec) -> Option<Arc<Template>> {
+        self.inner.templates.template(&self.inner, spec).await.ok().flatten()
     }
 
     /// Says that these VMs are about to be launched, so that those of one shape are made from a template: it is made by
@@ -230,7 +235,7 @@ impl VmHost {
 
 impl HostInner {
     async fn adopt(&self, paths: VmPaths) -> Result<Adopted, VmError> {
-        let record = Record::read(&paths.record())?;
+        let mut record = Record::read(&paths.record())?;
         if let Some(exit) = record.exit {
             return Ok(Adopted::Ended { spec: Box::new(record.spec), exit });
         }
@@ -243,11 +248,17 @@ impl HostInner {
             // Only now, with the pidfd at hand, does the start time prove that it is the same process.
             let same = Stat::read(process.pid).ok().filter(|stat| stat.start == process.start && stat.state != 'Z');
             if let (Some(pidfd), Some(_)) = (alive, same) {
-                if record.origin.is_some() && waits_for_state(&record, process.pid) {
+                if record.filling || record.origin.is_some() && waits_for_state(&record, process.pid) {
                     end_group(cgroup.as_ref(), process).await?;
                     return Ok(Adopted::NeverStarted { spec: Box::new(record.spec) });
                 }
                 let hypervisor = hypervisor::find(&record.spec.hypervisor)?;
+                if record.snapshotting {
+                    // Nobody takes that snapshot any more. A guest that does not go on is told by its silence.
+                    let _ = hypervisor.resume(&paths, MONITOR_DEADLINE).await;
+                    record.snapshotting = false;
+                    record.write(&paths.record())?;
+                }
                 let templates = Arc::clone(&self.templates);
                 let parts = Parts { paths, hypervisor, cgroup, process, pidfd: Arc::new(pidfd), record, templates };
                 return Ok(Adopted::Running(Machine::new(parts, None)?));

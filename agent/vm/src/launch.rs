@@ -29,7 +29,7 @@ use crate::procs::Stat;
 use crate::record::{ProcessId, Record};
 use crate::spawn;
 use crate::spec::VmSpec;
-use crate::template::{Store, Template};
+use crate::template::{Origin, Store, Template};
 
 /// For a clone to go on from its template's state, which it reads from memory. A host may be busy with many.
 const THAW_DEADLINE: Duration = Duration::from_secs(60);
@@ -42,6 +42,8 @@ pub(crate) enum Begin {
     Template { ram: PathBuf },
     /// This template.
     Clone(Arc<Template>),
+    /// A snapshot of a guest of this boot id, on top of the template that is there.
+    Snapshot { template: Option<Arc<Template>>, boot_id: u64 },
 }
 
 impl Begin {
@@ -50,6 +52,9 @@ impl Begin {
             Begin::Boot => Start::Boot,
             Begin::Template { ram } => Start::Template { ram },
             Begin::Clone(template) => Start::Clone { ram: template.ram() },
+            Begin::Snapshot { template, .. } => {
+                Start::Snapshot { ram: template.as_ref().map(|template| template.ram()) }
+            }
         }
     }
 }
@@ -72,6 +77,13 @@ impl Launched {
         self.parts
             .as_ref()
             .unwrap_or_else(|| unreachable!("only `into_machine` and `drop` take it, and they take self"))
+    }
+
+    /// Notes that the guest runs which was filled from a snapshot.
+    pub(crate) fn restored(&mut self) -> Result<(), VmError> {
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        parts.record.filling = false;
+        parts.record.write(&parts.paths.record())
     }
 
     /// Lets the guest of a clone go on.
@@ -143,9 +155,20 @@ pub(crate) fn launch(
     let cgroup = host.cgroups.as_ref().map(|cgroups| cgroups.group(&spec.experiment, &spec.name));
     let cgroup_path = cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned());
     let mut record = Record::new(spec, host.boot_id.clone(), command.fds.clone(), cgroup_path);
-    if let Begin::Clone(template) = begin {
-        record.origin = Some(template.origin().clone());
-        templates.used(template, &paths.dir);
+    match begin {
+        Begin::Boot | Begin::Template { .. } => {}
+        Begin::Clone(template) => {
+            record.origin = Some(template.origin().clone());
+            templates.used(template, &paths.dir);
+        }
+        Begin::Snapshot { template, boot_id } => {
+            let key = template.as_ref().map(|template| template.origin().key.clone()).unwrap_or_default();
+            record.origin = Some(Origin { key, boot_id: *boot_id, macs: Vec::new() });
+            record.filling = true;
+            if let Some(template) = template {
+                templates.used(template, &paths.dir);
+            }
+        }
     }
     record.write(&paths.record())?; // before the group is made, so that the group cannot be lost
     undo.cgroup = cgroup.clone();

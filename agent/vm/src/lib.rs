@@ -12,6 +12,7 @@
 //! | `probe` | what works on this host |
 //! | `spawn`, `launch` | a process that cannot be lost; from specification to process |
 //! | `template/` | guests that were booted and frozen, and their clones |
+//! | `snapshot/` | memory and devices of a VM on disk, to go on from |
 //! | `host` | [`VmHost`]: launch, adopt, remove |
 //! | `machine`, `exit`, `cgroup`, `procs` | [`Machine`]: one VM; how it ended; its processes |
 //! | `console`, `control/` | log and keyboard; the channel to the guest's init |
@@ -32,6 +33,7 @@ pub mod paths;
 pub mod probe;
 mod procs;
 mod record;
+mod snapshot;
 mod spawn;
 pub mod spec;
 mod template;
@@ -42,5 +44,6 @@ pub use error::{RemoveError, VmError};
 pub use exit::VmExit;
 pub use host::{Adopted, HostConfig, VmHost, tsc_khz};
 pub use machine::{Machine, Usage};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotStore};
 pub use spec::{Accelerator, Merge, NicSpec, RootFs, VmSpec};
 pub use template::Expected;

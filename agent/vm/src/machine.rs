@@ -30,7 +30,7 @@ use crate::template::Store;
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a monitor may take to answer.
-const MONITOR_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const MONITOR_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a VM's processes use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,6 +249,25 @@ impl Machine {
     /// True after [`Machine::pause`], also when an earlier agent paused it.
     pub fn is_paused(&self) -> bool {
         *self.inner.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it is made of.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
+    /// Stops the guest for a snapshot, or lets it go on after; an agent that finds it stopped so lets it go on.
+    pub(crate) async fn stand_still(&self, still: bool) -> Result<(), VmError> {
+        self.alive()?;
+        let Parts { hypervisor, paths, record, .. } = self.parts();
+        let noted = Record { snapshotting: still, paused: false, ..record.clone() };
+        if still {
+            noted.write(&paths.record())?;
+            hypervisor.pause(paths, MONITOR_DEADLINE).await
+        } else {
+            hypervisor.resume(paths, MONITOR_DEADLINE).await?;
+            noted.write(&paths.record())
+        }
     }
 
     fn note_paused(&self, paused: bool) -> Result<(), VmError> {

@@ -49,6 +49,12 @@ pub(crate) struct Record {
     /// It was paused.
     #[serde(default)]
     pub paused: bool,
+    /// It stands still only while a snapshot is taken.
+    #[serde(default)]
+    pub snapshotting: bool,
+    /// It is being filled from a snapshot, and its guest has not run yet.
+    #[serde(default)]
+    pub filling: bool,
     /// How it ended.
     #[serde(default)]
     pub exit: Option<VmExit>,
@@ -57,7 +63,19 @@ pub(crate) struct Record {
 impl Record {
     /// An intent.
     pub(crate) fn new(spec: VmSpec, boot_id: String, fds: Vec<FdRole>, cgroup: Option<PathBuf>) -> Record {
-        Record { version: VERSION, spec, boot_id, fds, cgroup, process: None, origin: None, paused: false, exit: None }
+        Record {
+            version: VERSION,
+            spec,
+            boot_id,
+            fds,
+            cgroup,
+            process: None,
+            origin: None,
+            paused: false,
+            snapshotting: false,
+            filling: false,
+            exit: None,
+        }
     }
 
     /// Reads a record.

@@ -19,6 +19,7 @@ mod plan;
 mod progress;
 mod ps;
 mod session;
+mod snapshots;
 mod source;
 mod telemetry;
 mod up;

@@ -272,7 +272,7 @@ impl Controller for Service {
     }
 
     async fn act(&self, request: Request<ControllerActRequest>) -> Result<Response<Self::ActStream>, Status> {
-        let ControllerActRequest { op, target, action, force } = request.into_inner();
+        let ControllerActRequest { op, target, action, force, name } = request.into_inner();
         let op = required(op, "op")?;
         let (teller, follow) = operation::follow();
         if let Some(summary) = operation::begin(&self.shared.store, &op.op_id)? {
@@ -286,6 +286,7 @@ impl Controller for Service {
             ranges: found.wire_ranges(),
             action,
             force,
+            name,
         };
         let steps = self.shared.agents.client().act(request).await?.into_inner();
         let store = Arc::clone(&self.shared.store);
@@ -302,6 +303,10 @@ impl Controller for Service {
             }
         });
         Ok(Response::new(follow))
+    }
+
+    async fn snapshots(&self, request: Request<SnapshotsRequest>) -> Result<Response<SnapshotsReply>, Status> {
+        self.shared.agents.client().snapshots(request.into_inner()).await
     }
 
     async fn prove(&self, request: Request<ControllerProveRequest>) -> Result<Response<Self::ProveStream>, Status> {

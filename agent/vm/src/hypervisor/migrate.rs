@@ -45,6 +45,38 @@ pub(super) async fn thaw(monitor: &Path, state: i32, deadline: Duration) -> Resu
     .await
 }
 
+/// Writes the state of the devices of a guest that stands still. The command is Xen's, for which QEMU runs no memory of its
+/// own; it leaves out the RAM.
+pub(super) async fn save(monitor: &Path, file: &Path, deadline: Duration) -> Result<(), VmError> {
+    let arguments = json!({ "filename": file, "live": true });
+    qmp::converse(monitor, "save", deadline, async |qmp| qmp.execute("xen-save-devices-state", Some(arguments)).await)
+        .await
+        .map(|_| ())
+}
+
+/// Gives the devices of a process that was started with `-incoming defer` their state, and lets the guest go on. What
+/// [`save`] wrote is a migration that has neither RAM nor a description of its settings (`send-configuration=off`).
+pub(super) async fn load(monitor: &Path, file: &File, deadline: Duration) -> Result<(), VmError> {
+    qmp::converse(monitor, "load", deadline, async |qmp| {
+        qmp.give(file, NAME).await?;
+        qmp.send("migrate-incoming", Some(json!({ "uri": format!("fd:{NAME}") }))).await?;
+        qmp.event(|name, _| (name == "RESUME").then_some(())).await
+    })
+    .await
+}
+
+/// Where the RAM begins in QEMU's address space.
+pub(super) async fn ram_address(monitor: &Path, deadline: Duration) -> Result<u64, VmError> {
+    let arguments = json!({ "command-line": "gpa2hva 0x0" });
+    qmp::converse(monitor, "gpa2hva", deadline, async |qmp| {
+        let said = qmp.execute("human-monitor-command", Some(arguments)).await?;
+        let said = said.as_str().unwrap_or_default().trim();
+        let address = said.rsplit_once(" is 0x").and_then(|(_, digits)| u64::from_str_radix(digits, 16).ok());
+        address.ok_or_else(|| QmpError::Refused(format!("no address in \"{said}\"")))
+    })
+    .await
+}
+
 fn capabilities(names: &[&str]) -> Value {
     let on: Vec<Value> = names.iter().map(|name| json!({ "capability": name, "state": true })).collect();
     json!({ "capabilities": on })

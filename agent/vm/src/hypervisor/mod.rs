@@ -82,6 +82,12 @@ pub enum Start<'a> {
         /// The template's file.
         ram: &'a Path,
     },
+    /// A snapshot: memory and devices are filled in before the guest runs. Its RAM begins as a private copy of a
+    /// template's, or empty.
+    Snapshot {
+        /// The template's file.
+        ram: Option<&'a Path>,
+    },
 }
 
 /// File name of the control channel's socket.
@@ -129,6 +135,8 @@ pub struct Capabilities {
     pub ram_in_file: bool,
     /// VMs can be cloned from a booted template.
     pub clones: bool,
+    /// VMs can be saved and restored.
+    pub snapshots: bool,
 }
 
 /// What `command` needs to know of the host.
@@ -197,10 +205,37 @@ pub trait Hypervisor: Send + Sync {
     async fn thaw(&self, paths: &VmPaths, _state: i32, _deadline: Duration) -> Result<(), VmError> {
         Err(no_clones(self.name(), paths))
     }
+
+    /// Writes the state of a paused VM's devices to a new file, without its RAM. Only for those that have snapshots.
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or refuses.
+    async fn save(&self, paths: &VmPaths, _file: &Path, _deadline: Duration) -> Result<(), VmError> {
+        Err(no_clones(self.name(), paths))
+    }
+
+    /// Gives the devices of a VM that has not run yet the state in this file, and lets its guest go on.
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or the state does not fit the machine.
+    async fn load(&self, paths: &VmPaths, _file: &File, _deadline: Duration) -> Result<(), VmError> {
+        Err(no_clones(self.name(), paths))
+    }
+
+    /// Where in its process a VM's RAM begins.
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or does not say.
+    async fn ram_address(&self, paths: &VmPaths, _deadline: Duration) -> Result<u64, VmError> {
+        Err(no_clones(self.name(), paths))
+    }
 }
 
 fn no_clones(hypervisor: &str, paths: &VmPaths) -> VmError {
-    VmError::BadSpec { vm: paths.dir.display().to_string(), problem: format!("{hypervisor} makes no clones") }
+    VmError::BadSpec {
+        vm: paths.dir.display().to_string(),
+        problem: format!("{hypervisor} makes no clones or snapshots"),
+    }
 }
 
 /// All registered hypervisors.

@@ -76,7 +76,7 @@ impl Hypervisor for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         // microvm has 8 virtio-mmio slots without a second IOAPIC; one is the control channel's.
-        Capabilities { max_cpus: 64, max_nics: 7, ram_in_file: false, clones: true }
+        Capabilities { max_cpus: 64, max_nics: 7, ram_in_file: false, clones: true, snapshots: true }
     }
 
     fn command(
@@ -106,6 +106,9 @@ impl Hypervisor for Qemu {
             machine.push_str(",memory-backend=ram");
             add(&["-object", &memory]);
         }
+        if matches!(start, Start::Snapshot { .. }) {
+            machine.push_str(",suppress-vmdesc=on"); // what was saved has none
+        }
         add(&["-M", &machine]);
         add(&accelerator_args(accelerator, spec.memory_mib()).each_ref().map(String::as_str));
         add(&["-m", &format!("{}M", spec.memory_mib()), "-smp", &spec.cpus.to_string()]);
@@ -130,9 +133,14 @@ impl Hypervisor for Qemu {
             // So that clones go on by themselves once they have the state.
             Start::Template { .. } => add(&["-global", "migration.store-global-state=off"]),
             // Nobody has to learn that this guest has moved.
-            Start::Clone { .. } => add(&["-incoming", "defer", "-global", "migration.announce-rounds=0"]),
+            Start::Clone { .. } | Start::Snapshot { .. } => {
+                add(&["-incoming", "defer", "-global", "migration.announce-rounds=0"]);
+            }
         }
-        if !matches!(start, Start::Clone { .. }) {
+        if matches!(start, Start::Snapshot { .. }) {
+            add(&["-global", "migration.send-configuration=off"]);
+        }
+        if matches!(start, Start::Boot | Start::Template { .. }) {
             let RootFs::Initrd(initrd) = &spec.root else {
                 let problem = "its root is a shared file, and qemu takes an initial RAM disk: build the image again";
                 return Err(VmError::BadSpec { vm: spec.label(), problem: problem.to_owned() });
@@ -184,6 +192,18 @@ impl Hypervisor for Qemu {
     async fn thaw(&self, paths: &VmPaths, state: i32, deadline: Duration) -> Result<(), VmError> {
         migrate::thaw(&paths.socket(MONITOR_SOCKET)?, state, deadline).await
     }
+
+    async fn save(&self, paths: &VmPaths, file: &Path, deadline: Duration) -> Result<(), VmError> {
+        migrate::save(&paths.socket(MONITOR_SOCKET)?, file, deadline).await
+    }
+
+    async fn load(&self, paths: &VmPaths, file: &File, deadline: Duration) -> Result<(), VmError> {
+        migrate::load(&paths.socket(MONITOR_SOCKET)?, file, deadline).await
+    }
+
+    async fn ram_address(&self, paths: &VmPaths, deadline: Duration) -> Result<u64, VmError> {
+        migrate::ram_address(&paths.socket(MONITOR_SOCKET)?, deadline).await
+    }
 }
 
 /// Whether KSM may merge the guest's memory.
@@ -194,9 +214,9 @@ fn merge(spec: &VmSpec) -> &'static str {
 /// The object that holds a template's or clone's RAM.
 fn memory(spec: &VmSpec, start: Start<'_>) -> Option<String> {
     let (ram, share) = match start {
-        Start::Boot => return None,
+        Start::Boot | Start::Snapshot { ram: None } => return None,
         Start::Template { ram } => (ram, "on"),
-        Start::Clone { ram } => (ram, "off"),
+        Start::Clone { ram } | Start::Snapshot { ram: Some(ram) } => (ram, "off"),
     };
     let (size, path) = (spec.memory_mib(), escape(&ram.to_string_lossy()));
     Some(format!("memory-backend-file,id=ram,size={size}M,mem-path={path},share={share},merge={}", merge(spec)))

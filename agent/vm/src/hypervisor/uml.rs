@@ -43,7 +43,7 @@ impl Hypervisor for Uml {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { max_cpus: 1, max_nics: 16, ram_in_file: true, clones: false }
+        Capabilities { max_cpus: 1, max_nics: 16, ram_in_file: true, clones: false, snapshots: false }
     }
 
     fn command(

@@ -35,7 +35,7 @@ use crate::spec::NicSpec;
 
 pub(crate) use key::Shape;
 pub use store::Expected;
-pub(crate) use store::{RUN_NAME, Store};
+pub(crate) use store::{RUN_NAME, Store, remove_all};
 
 /// Grows when the meaning of a manifest's field changes, or that of a template's files.
 const VERSION: u32 = 1;

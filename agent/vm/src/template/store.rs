@@ -279,7 +279,7 @@ pub(super) fn process_paths(config: &HostConfig, key: &str) -> VmPaths {
 }
 
 /// Removes a directory; it is no error when it is not there.
-pub(super) fn remove_all(dir: &Path) -> Result<(), VmError> {
+pub(crate) fn remove_all(dir: &Path) -> Result<(), VmError> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(VmError::io("cannot remove", dir)(error)),
         _ => Ok(()),

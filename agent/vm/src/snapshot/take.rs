@@ -1,0 +1,94 @@
+//! Taking a snapshot.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::memory::Memory;
+use super::{MONITOR_DEADLINE, Manifest, SnapshotError, SnapshotStore, VERSION};
+use crate::error::VmError;
+use crate::machine::Machine;
+
+/// For a guest to say who it is; it does so when it has come up.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Machine {
+    /// Takes a snapshot under this name; an earlier one of this name is replaced. The guest stands still meanwhile and goes on
+    /// after, unless it was paused. Once begun it comes to its end, also when the future is dropped.
+    ///
+    /// # Errors
+    /// When the hypervisor has no snapshots, the guest has not come up, or the disk is short. The guest goes on.
+    pub async fn snapshot(&self, store: &Arc<SnapshotStore>, name: &str) -> Result<(), SnapshotError> {
+        let (machine, store, name) = (self.clone(), Arc::clone(store), name.to_owned());
+        let task = tokio::spawn(async move { machine.take(&store, &name).await });
+        task.await.map_err(|error| VmError::BadSpec {
+            vm: self.spec().label(),
+            problem: format!("its snapshot was broken off: {error}"),
+        })?
+    }
+
+    async fn take(&self, store: &Arc<SnapshotStore>, name: &str) -> Result<(), SnapshotError> {
+        let spec = self.spec().clone();
+        if !self.parts().hypervisor.capabilities().snapshots {
+            return Err(SnapshotError::NotSupported { vm: spec.label(), hypervisor: spec.hypervisor });
+        }
+        // The semaphore lives in the store and is never closed; without a permit it would only be slower.
+        let _place = store.at_once.acquire().await;
+        let _sweeping = store.sweeping.read().await;
+        store.has_room(&spec)?;
+        let control = self.control();
+        let known = control.link().borrow().hello.clone();
+        let boot_id = match known {
+            Some(hello) => hello.boot_id,
+            None => control.hello(HELLO_DEADLINE).await?.boot_id,
+        };
+        let was_paused = self.is_paused();
+        if !was_paused {
+            self.stand_still(true).await?;
+        }
+        let saved = self.save(store).await;
+        // Whatever came of it, the guest goes on.
+        let went_on = if was_paused { Ok(()) } else { self.stand_still(false).await };
+        let (state, chunks) = saved?;
+        went_on?;
+        let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let taken_ms = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
+        let manifest = Manifest { version: VERSION, spec, name: name.to_owned(), taken_ms, boot_id, state, chunks };
+        let writing = Arc::clone(store);
+        let written = tokio::task::spawn_blocking(move || writing.write(&manifest)).await;
+        Ok(written.map_err(|error| VmError::io("cannot write", &store.dir)(std::io::Error::other(error)))??)
+    }
+
+    /// Stores memory and devices of a guest that stands still.
+    async fn save(&self, store: &Arc<SnapshotStore>) -> Result<(String, Vec<Option<String>>), SnapshotError> {
+        let (hypervisor, paths) = (self.parts().hypervisor, self.paths());
+        let file = store.chunks.new_file()?;
+        hypervisor.save(paths, &file, MONITOR_DEADLINE).await?;
+        let address = hypervisor.ram_address(paths, MONITOR_DEADLINE).await?;
+        let (pid, length, saving) = (self.pid(), self.spec().memory_mib() << 20, Arc::clone(store));
+        let saved = tokio::task::spawn_blocking(move || {
+            let state = fs::read(&file).map_err(VmError::io("cannot read", &file))?;
+            let state = saving.chunks.put(&state)?;
+            let _ = fs::remove_file(&file); // swept later if it stays
+            Ok::<_, VmError>((state, Memory::open(pid, address, length)?.save(&saving.chunks)?))
+        });
+        Ok(saved.await.map_err(|error| VmError::io("cannot write", &store.dir)(std::io::Error::other(error)))??)
+    }
+}
+
+impl SnapshotStore {
+    /// Puts a manifest in its place, when all that it names is on disk.
+    fn write(&self, manifest: &Manifest) -> Result<(), VmError> {
+        self.chunks.sync()?;
+        let path = self.manifest_path(&manifest.spec.experiment, &manifest.name, &manifest.spec.name);
+        let text = serde_json::to_vec(manifest)
+            .map_err(|error| VmError::BadRecord { path: path.clone(), problem: error.to_string() })?;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(VmError::io("cannot make", dir))?;
+        }
+        let new = self.chunks.new_file()?;
+        fs::write(&new, text).map_err(VmError::io("cannot write", &new))?;
+        fs::rename(&new, &path).map_err(VmError::io("cannot rename to", &path))?;
+        self.chunks.sync()
+    }
+}
