@@ -11,11 +11,11 @@ DEMO_ROOT ?= /tmp/fleet-demo
 # How long `make fuzz` looks for wrong answers.
 FUZZ_SECONDS ?= 600
 # What the benchmarks start, how many and how often.
-BENCH_IMAGE ?= bench
+BENCH_IMAGE ?= tiny-kernels
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-image bench-lang clean
+.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -74,12 +74,20 @@ test: setup build images kernels lint fuzz-short ## Every test, with real VMs, n
 
 bench: bench-lang bench-boot bench-ksm ## Measure everything, and write docs/benchmarks.md
 
-bench-boot: setup release bench-image ## Measure the start of N VMs beside a bare loop, and write its section
+bench-boot: setup release kernels ## Measure the start of N VMs beside a bare loop, and write its section
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --image $(BENCH_IMAGE) \
 	    --count $(N) --runs $(RUNS) --out docs/benchmarks.md
 
 bench-lang: ## Measure the language only, and write its section of docs/benchmarks.md
 	@$(CARGO) run --quiet --release --package netlang-bench -- --out docs/benchmarks.md
+
+# Clones for each regulator; N=... on the command line goes before it.
+bench-ksm: N = 200
+# Seconds that are watched after nine tenths were merged, and other options of the program.
+AFTER ?= 600
+BENCH_KSM ?=
+bench-ksm: setup kernels ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
+	@$(CARGO) run --quiet --release --package fleet-bench-ksm -- --count $(N) --after $(AFTER) --out docs/benchmarks.md $(BENCH_KSM)
 
 clean: ## Remove what was built here (images and downloads stay in their caches)
 	@$(CARGO) clean

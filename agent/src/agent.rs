@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_images::ImageStore;
+use fleet_ksm::{KsmConfig, Regulator};
 use fleet_net::{NetConfig, Network};
 use fleet_proto::v1::{HostInfo, Progress};
 use fleet_vm::{HostConfig, SnapshotStore, VmHost};
@@ -17,7 +18,7 @@ use crate::experiment::{Experiment, Surroundings};
 use crate::hub::Hub;
 use crate::pace::Gate;
 use crate::probe::Probed;
-use crate::{recover, sampling};
+use crate::{merging, recover, sampling};
 
 /// Operations whose outcome is remembered, so that a repeated one gets the first answer.
 const REMEMBERED: usize = 1000;
@@ -60,6 +61,7 @@ pub struct Agent {
     gate: Arc<Gate>,
     snapshots: Arc<SnapshotStore>,
     vms: VmHost,
+    ksm: OnceCell<Regulator>,
     probed: OnceCell<Probed>,
     experiments: Mutex<BTreeMap<String, Arc<Experiment>>>,
     outcomes: Mutex<Outcomes>,
@@ -95,6 +97,7 @@ impl Agent {
             gate: Gate::adaptive(),
             snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"))),
             vms,
+            ksm: OnceCell::new(),
             probed: OnceCell::new(),
             experiments: Mutex::default(),
             outcomes: Mutex::default(),
@@ -103,6 +106,10 @@ impl Agent {
             config,
         });
         recover::recover(&agent).await?;
+        // With what was found again: an earlier agent's settings stay in force if VMs still want them, and are put back
+        // if not.
+        let demand = merging::demand(&agent);
+        agent.ksm.get_or_init(|| async { Regulator::start(KsmConfig::default(), demand) }).await;
         let sampling = sampling::start(&agent)?;
         locked(&agent.tasks).push(sampling);
         // The probe runs guests; nobody should wait for it who does not need it.
@@ -113,13 +120,21 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Ends the agent's tasks. VMs go on.
+    /// Ends the agent's tasks and puts the host's settings back. VMs go on.
     pub async fn shutdown(&self) {
         let tasks = std::mem::take(&mut *locked(&self.tasks));
         for task in tasks {
             task.abort();
             drop(task.await);
         }
+        if let Some(ksm) = self.ksm.get() {
+            ksm.shutdown().await;
+        }
+    }
+
+    /// The regulator of KSM; `None` while the agent looks for what an earlier one left.
+    pub fn ksm(&self) -> Option<&Regulator> {
+        self.ksm.get()
     }
 
     /// Keeps a task that ends with the agent.

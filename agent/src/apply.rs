@@ -18,6 +18,7 @@ use crate::agent::Agent;
 use crate::choose::{self, Chooser};
 use crate::experiment::{Experiment, Slots};
 use crate::fold::fold_names;
+use crate::merging;
 use crate::pace::Gate;
 use crate::progress::{Ended, Report};
 use crate::room;
@@ -32,6 +33,8 @@ struct Work {
     /// Runs as it should; its guest may have to be told something new.
     keep: Vec<Wanted>,
     stop: Vec<Arc<Slot>>,
+    /// What the user should know.
+    notes: Vec<String>,
 }
 
 impl Work {
@@ -47,6 +50,7 @@ impl Work {
             stop: folded(self.stop.iter().map(|slot| slot.name()).collect()),
             network: lines.collect(),
             unchanged: u32::try_from(self.keep.len()).unwrap_or(u32::MAX),
+            notes: self.notes.clone(),
         }
     }
 }
@@ -129,7 +133,7 @@ async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) 
         let (agent, spec) = (Arc::clone(agent), spec.clone());
         move || {
             let slice = Slice::compile(&spec).map_err(Status::invalid_argument)?;
-            let mut chooser = Chooser::new(&agent.images, &probed, preferred);
+            let mut chooser = Chooser::new(&agent.images, &probed, preferred, agent.config.ksm);
             let choose = |vm| chooser.choose(&spec.experiment, vm);
             let wanted: Result<Vec<Wanted>, _> = slice.vms().map(choose).collect();
             let wanted = wanted.map_err(|error| Status::failed_precondition(error.to_string()))?;
@@ -158,7 +162,8 @@ fn compare(slots: &Slots, wanted: Vec<Wanted>, network: &NetReport) -> Work {
     let lost: HashSet<&str> = network.made.iter().filter_map(|made| made.strip_prefix("port ")).collect();
     let names: HashSet<String> = wanted.iter().map(|wanted| wanted.vm.vm.name.clone()).collect();
     let stop = slots.iter().filter(|slot| !names.contains(slot.name())).cloned().collect();
-    let mut work = Work { start: Vec::new(), restart: Vec::new(), keep: Vec::new(), stop };
+    let notes = merging::notes(slots, &wanted);
+    let mut work = Work { start: Vec::new(), restart: Vec::new(), keep: Vec::new(), stop, notes };
     for wanted in wanted {
         let running = slots.get(&wanted.vm.vm.name).and_then(|slot| slot.running_spec());
         match running {
@@ -234,6 +239,7 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
     match made {
         Ok(_) => {
             tell_kept(&keep, experiment, report).await;
+            let _wave = merging::wave(agent, &start);
             start_all(start, concurrency, experiment, report).await;
         }
         Err(error) => {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use fleet_images::{Image, ImageStore};
-use fleet_vm::{RootFs, VmSpec};
-use netlang::HypervisorKind;
+use fleet_vm::{Merge, RootFs, VmSpec};
+use netlang::{HypervisorKind, KsmMode};
 use thiserror::Error;
 
 use crate::probe::Probed;
@@ -65,13 +65,14 @@ pub struct Chooser<'a> {
     images: &'a ImageStore,
     probed: &'a Probed,
     preferred: Option<HypervisorKind>,
+    merge: Merge,
     resolved: HashMap<String, Image>,
 }
 
 impl<'a> Chooser<'a> {
-    /// `preferred` is for VMs whose file names no hypervisor.
-    pub fn new(images: &'a ImageStore, probed: &'a Probed, preferred: Option<HypervisorKind>) -> Self {
-        Self { images, probed, preferred, resolved: HashMap::new() }
+    /// `preferred` is for VMs whose file names no hypervisor, `merge` for those whose file says nothing of KSM.
+    pub fn new(images: &'a ImageStore, probed: &'a Probed, preferred: Option<HypervisorKind>, merge: Merge) -> Self {
+        Self { images, probed, preferred, merge, resolved: HashMap::new() }
     }
 
     /// What one VM is to be. Reads files: call it where blocking is allowed.
@@ -123,8 +124,22 @@ impl<'a> Chooser<'a> {
             acpi,
             lpj: (kind == HypervisorKind::Uml).then(|| self.probed.uml_lpj(kernel)).flatten(),
             nics: vm.nics.clone(),
+            merge: match kind {
+                // Its memory is a shared file, which KSM never merges.
+                HypervisorKind::Uml => Merge::Off,
+                HypervisorKind::Qemu => vm.vm.ksm.map_or(self.merge, merge),
+            },
         };
         Ok(Wanted { vm, spec })
+    }
+}
+
+/// The word of a network file.
+fn merge(mode: KsmMode) -> Merge {
+    match mode {
+        KsmMode::Off => Merge::Off,
+        KsmMode::On => Merge::On,
+        KsmMode::Aggressive => Merge::Aggressive,
     }
 }
 

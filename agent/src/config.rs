@@ -22,6 +22,8 @@ pub struct AgentConfig {
     pub netns_dir: PathBuf,
     /// Hypervisor for VMs whose file names none: "uml" or "qemu"; `None`: the best that works.
     pub hypervisor: Option<String>,
+    /// What KSM may merge of VMs whose file says nothing about it.
+    pub ksm: fleet_vm::Merge,
     /// VMs of one image and shape start as clones of a template, where the hypervisor can do that.
     pub clones: bool,
     /// Between two samples.

@@ -1,7 +1,7 @@
 //! The daemon of one host.
 //!
 //! The mechanisms are crates of their own, which know nothing of one another: `fleet-vm` (VMs as processes), `fleet-net`
-//! (bridges, taps, routers), `fleet-images` (guest images), `fleet-telemetry` (measuring). This crate knows the order
+//! (bridges, taps, routers), `fleet-images` (guest images), `fleet-telemetry` (measuring), `fleet-ksm` (merging of memory). This crate knows the order
 //! in which they are used. Its tasks, and who owns them:
 //!
 //! | task | started by | ends with |
@@ -9,6 +9,7 @@
 //! | one a VM with a process: [`slot`], boot, settings, end | a start, or adoption | its slot; the VM goes on |
 //! | one a VM with a process: its exit and its control channel (`fleet-vm`) | the same | its machine |
 //! | [`sampling`], every few seconds | [`Agent::start`] | [`Agent::shutdown`] |
+//! | one that regulates KSM (`fleet-ksm`) | [`Agent::start`] | [`Agent::shutdown`], which puts the settings back |
 //! | one an operation: [`apply`], [`teardown`], [`act`] | the service | its own end |
 //! | one a session: [`session`] | the service | its caller, or the guest's command |
 //!
@@ -23,6 +24,7 @@ mod config;
 mod experiment;
 mod fold;
 mod hub;
+mod merging;
 mod metric_definitions;
 mod pace;
 mod probe;

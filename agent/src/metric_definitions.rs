@@ -17,6 +17,13 @@ pub const EVENTS_LOST: &str = "fleet_events_lost_total";
 /// VMs whose processes could not be read at a sampling.
 pub const SAMPLES_MISSING: &str = "fleet_samples_missing_total";
 
+/// Bytes that merging saves on this host.
+pub const KSM_SAVED: &str = "fleet_ksm_saved_bytes";
+/// Share of one core that ksmd is given, 0 to 1.
+pub const KSM_SHARE: &str = "fleet_ksm_share";
+/// 1 for the `phase` that KSM's regulator is in, 0 for the others.
+pub const KSM_PHASE: &str = "fleet_ksm_phase";
+
 /// Tells the recorder what the metrics mean.
 pub fn describe() {
     describe_gauge!(VMS, Unit::Count, "VMs by experiment and state");
@@ -25,5 +32,8 @@ pub fn describe() {
     describe_counter!(VM_RETRIES, Unit::Count, "VMs that failed and are tried again");
     describe_counter!(VM_FAILURES, Unit::Count, "VMs that failed");
     describe_counter!(EVENTS_LOST, Unit::Count, "Events lost because nobody stored them for too long");
+    describe_gauge!(KSM_SAVED, Unit::Bytes, "Memory that merging of equal pages saves on this host");
+    describe_gauge!(KSM_SHARE, "Share of one core that ksmd is given");
+    describe_gauge!(KSM_PHASE, "1 for the phase that the regulator of KSM is in");
     describe_counter!(SAMPLES_MISSING, Unit::Count, "VMs whose processes could not be read at a sampling");
 }

@@ -47,7 +47,14 @@ pub async fn recover(agent: &Arc<Agent>) -> Result<(), AgentError> {
     }
     // VMs and networks without a spec: their experiment was being removed, or its folder was lost.
     for (name, vms) in found {
-        for (dir, _) in vms {
+        for (dir, vm) in vms {
+            // A newer fleet's, or damaged: its process may run, and its experiment is known. Nothing is lost.
+            if let Err(error) = &vm
+                && specs.keys().any(|known| dir.starts_with(agent.config.experiment_dir(known)))
+            {
+                tracing::error!(dir = %dir.display(), %error, "a VM's record cannot be read; the VM is left alone");
+                continue;
+            }
             tracing::warn!(experiment = name, dir = %dir.display(), "removing a VM of no known experiment");
             if let Err(error) = agent.vms().remove_dir(&dir).await {
                 tracing::error!(dir = %dir.display(), %error, "it could not be removed");
@@ -104,7 +111,7 @@ async fn resume(
     let all_begun = slice.vms().all(|vm| adopted.contains_key(&vm.vm.name));
     let probed = if all_begun { None } else { Some(agent.probed().await.clone()) };
     let preferred = agent.config.hypervisor.as_deref().and_then(crate::choose::hypervisor_kind);
-    let mut chooser = probed.as_ref().map(|probed| Chooser::new(&agent.images, probed, preferred));
+    let mut chooser = probed.as_ref().map(|probed| Chooser::new(&agent.images, probed, preferred, agent.config.ksm));
     let mut slots = Vec::new();
     for vm in slice.vms() {
         let name = vm.vm.name.clone();

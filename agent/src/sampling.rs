@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::agent::{Agent, AgentError};
-use crate::metric_definitions;
 use crate::slot::Slot;
+use crate::{merging, metric_definitions};
 
 /// Of a console's log so much is kept at least; what is older is given back to the tmpfs.
 const CONSOLE_KEPT: u64 = 1024 * 1024;
@@ -74,6 +74,7 @@ async fn sample(agent: &Arc<Agent>, mut sampler: Sampler) -> Option<Sampler> {
             }
             vms.extend(slots.iter().filter_map(|slot| target(experiment.name(), slot)));
         }
+        merging::measure(&owner);
         let sampled = sampler.sample(SystemTime::now(), &vms, &ports, owner.hub.dropped());
         (sampler, sampled)
     });
@@ -84,6 +85,7 @@ async fn sample(agent: &Arc<Agent>, mut sampler: Sampler) -> Option<Sampler> {
             for mut batch in sampled.batches {
                 for host in &mut batch.hosts {
                     host.agent_rss = agent.info().agent_rss_bytes;
+                    host.ksm_cpu_ms = agent.ksm().map_or(0, merging::cpu_ms);
                 }
                 agent.hub.publish(&batch);
             }

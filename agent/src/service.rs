@@ -15,7 +15,7 @@ use crate::agent::Agent;
 use crate::experiment::Experiment;
 use crate::progress::Report;
 use crate::slot::Slot;
-use crate::{act, apply, prove, session, teardown};
+use crate::{act, apply, merging, prove, session, teardown};
 
 /// VMs in one message of a listing.
 const LISTED: usize = 500;
@@ -204,6 +204,14 @@ impl AgentService for Service {
         let request = request.into_inner();
         let experiment = self.experiment(&request.experiment)?;
         Ok(Response::new(prove::prove(&experiment, request).await))
+    }
+
+    async fn ksm(&self, request: Request<KsmRequest>) -> Result<Response<KsmReply>, Status> {
+        let KsmRequest { dry_run } = request.into_inner();
+        let agent = Arc::clone(&self.agent);
+        let host = tokio::task::spawn_blocking(move || merging::host(&agent, dry_run)).await;
+        let host = host.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(KsmReply { hosts: vec![host] }))
     }
 
     async fn exec(&self, request: Request<Streaming<SessionInput>>) -> Result<Response<session::Outputs>, Status> {

@@ -8,6 +8,7 @@ use tonic::Status;
 
 use crate::agent::Agent;
 use crate::experiment::{Experiment, Slots};
+use crate::merging;
 use crate::progress::{Ended, Report};
 
 /// VMs removed at once: each waits for the kernel to give its memory back.
@@ -53,6 +54,7 @@ pub async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, rep
     if stuck.is_empty() {
         problems.extend(experiment.forget().err().map(|error| format!("its folder: {error}")));
     }
+    merging::tell(agent);
     let gone = stuck.is_empty() && problems.is_empty();
     experiment.set_slots(Slots::new(stuck));
     let ended =

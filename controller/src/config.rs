@@ -46,6 +46,8 @@ struct File {
     metrics_address: Option<String>,
     image_store: Option<PathBuf>,
     group: Option<String>,
+    #[serde(default)]
+    ksm: fleet_vm::Merge,
 }
 
 /// What the command line says; everything else comes from the file.
@@ -88,6 +90,8 @@ pub struct Config {
     pub telemetry_interval_seconds: u32,
     /// Where Prometheus finds the metrics, "address:port".
     pub metrics_address: String,
+    /// What the kernel may merge of the memory of VMs whose file says nothing about it.
+    pub ksm: fleet_vm::Merge,
     /// Group whose members may use the local socket.
     pub group: String,
     /// `--root`, for handing on to a daemon.
@@ -122,6 +126,7 @@ impl Config {
         config.metrics_address = file.metrics_address.unwrap_or(config.metrics_address);
         config.image_store = file.image_store.unwrap_or(config.image_store);
         config.group = file.group.unwrap_or(config.group);
+        config.ksm = file.ksm;
         Ok(config)
     }
 
@@ -140,6 +145,7 @@ impl Config {
             telemetry: true,
             telemetry_interval_seconds: 5,
             metrics_address: "127.0.0.1:9464".into(),
+            ksm: fleet_vm::Merge::Off,
             group: "fleet".into(),
             root: None,
             config_file: None,
@@ -218,6 +224,15 @@ mod tests {
     #[test]
     fn clones_are_on_unless_the_file_says_otherwise() {
         assert!(load("", Overrides::default()).unwrap().clones);
+    }
+
+    #[test]
+    fn memory_is_not_merged_unless_the_host_asks() {
+        let merge = |text| load(text, Overrides::default()).map(|config| config.ksm);
+        assert_eq!(merge("").unwrap(), fleet_vm::Merge::Off);
+        assert_eq!(merge("ksm = \"aggressive\"").unwrap(), fleet_vm::Merge::Aggressive);
+        let error = merge("ksm = \"always\"").unwrap_err().to_string();
+        assert!(error.contains("always") && error.contains("aggressive"), "{error}");
     }
 
     #[test]

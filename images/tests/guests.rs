@@ -119,9 +119,18 @@ fn settings_come_into_force_and_may_come_again() {
 
 #[test]
 fn guests_of_both_hypervisors_on_one_wire_reach_each_other() {
+    reach_each_other("uml", "qemu");
+}
+
+#[test]
+fn guests_with_tiny_kernels_on_one_wire_reach_each_other() {
+    reach_each_other("tiny-uml", "tiny-x86");
+}
+
+fn reach_each_other(one_kind: &str, other_kind: &str) {
     let (one, other) = UnixDatagram::pair().unwrap();
-    let mut uml = boot("uml", Some(Wire { end: one, mac: "02:00:0a:09:00:01" }));
-    let mut qemu = boot("qemu", Some(Wire { end: other, mac: "02:00:0a:09:00:02" }));
+    let mut uml = boot(one_kind, Some(Wire { end: one, mac: "02:00:0a:09:00:01" }));
+    let mut qemu = boot(other_kind, Some(Wire { end: other, mac: "02:00:0a:09:00:02" }));
     let macs = [[2, 0, 10, 9, 0, 1], [2, 0, 10, 9, 0, 2]];
     let [uml_ip, qemu_ip, nobody] = [1, 2, 3].map(|host| Ipv4Addr::new(10, 9, 0, host));
     let mut uml = Session::attach(uml.control(), 1);

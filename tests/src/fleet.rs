@@ -31,6 +31,7 @@ pub struct Options {
 /// A fleet under a temporary folder. Dropping it takes everything down.
 pub struct Fleet {
     root: tempfile::TempDir,
+    program: PathBuf,
     instance: String,
     env: Vec<(String, String)>,
     links: BTreeSet<String>,
@@ -108,7 +109,19 @@ impl Fleet {
         let instance = format!("fleet{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
         let config = format!("telemetry = {}\ntelemetry_interval_seconds = 1\n{}\n", options.telemetry, options.config);
         std::fs::write(root.path().join("config.toml"), config).unwrap();
-        Self { root, instance, env: options.env, links: crate::links() }
+        Self { root, program: program(), instance, env: options.env, links: crate::links() }
+    }
+
+    /// Goes on with a copy of the program, of this name in the fleet's folder: what an upgrade puts in its place.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn with_program_copied(mut self, name: &str) -> Self {
+        let copy = self.root().join(name);
+        std::fs::copy(&self.program, &copy).unwrap();
+        self.program = copy;
+        self
     }
 
     /// The folder.
@@ -142,7 +155,7 @@ impl Fleet {
 
     /// The program with its arguments, ready to be run on this fleet.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         command.args(args).current_dir(self.root());
         for name in ["FLEET_MONGODB", "FLEET_HYPERVISOR", "FLEET_LOG"] {
             command.env_remove(name);

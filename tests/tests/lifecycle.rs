@@ -77,12 +77,40 @@ fn a_paused_vm_holds_still_and_goes_on_where_it_was() {
 fn a_guest_that_powers_off_by_itself_is_stopped_not_failed() {
     let fleet = Fleet::new();
     let _ = fleet.ok(&["up", &fleet.example("hello.fleet")]);
-    // The answer of a command in a guest that goes away is anybody's guess.
-    let _ = fleet.run(&["exec", "bob", "--", "poweroff"]);
+    let poweroff = fleet.run(&["exec", "bob", "--", "sh", "-c", "poweroff -f; sleep 60"]);
+    let _ = poweroff.code(3).says(&["the guest powered off"]);
     let bob = fleet.wait_for("bob", "stopped");
     assert!(bob.reason.contains("by itself"), "{bob:?}");
     assert_eq!(fleet.vm("alice").state, "running");
     let _ = fleet.ok(&["vm", "start", "bob"]);
     let _ = fleet.ok(&["exec", "alice", "--", "ping", "-c", "1", "10.0.0.17"]);
+    fleet.down();
+}
+
+#[test]
+fn verbs_over_ranges_fold_their_outcomes_and_can_be_repeated() {
+    let fleet = Fleet::new();
+    let _ = fleet.ok(&["up", "--no-check", &fleet.write("yard.fleet", "lan floor\nvm web[0..6] { on floor }\n")]);
+    let outcomes = |args: &[&str]| {
+        let answer = fleet.json(args);
+        let folds = answer["outcomes"].as_array().unwrap().clone();
+        let sum: u64 = folds.iter().map(|fold| fold["count"].as_u64().unwrap()).sum();
+        assert_eq!(answer["targets"].as_u64(), Some(sum), "{answer:#}");
+        let text = |fold: &serde_json::Value, key: &str| fold[key].as_str().unwrap().to_owned();
+        folds.iter().map(|fold| (text(fold, "outcome"), text(fold, "targets"))).collect::<Vec<_>>()
+    };
+    let one = |outcome: &str, targets: &str| vec![(outcome.to_owned(), targets.to_owned())];
+    for (verb, undo) in [("pause", "resume"), ("stop", "start")] {
+        assert_eq!(outcomes(&["vm", verb, "web[1..5]"]), one("ok", "web[1-4]"));
+        assert_eq!(outcomes(&["vm", verb, "web[1..5]"]), one("already so", "web[1-4]"), "{verb} twice");
+        assert_eq!(outcomes(&["vm", undo, "yard"]), [one("ok", "web[1-4]"), one("already so", "web[0,5]")].concat());
+    }
+    let before: Vec<u32> = fleet.vms().iter().map(|vm| vm.pid).collect();
+    assert_eq!(outcomes(&["vm", "reboot", "web[*]"]), one("ok", "web[0-5]"));
+    assert!(fleet.vms().iter().zip(before).all(|(vm, old)| vm.state == "running" && vm.pid != old));
+    // A part of what is asked for can be wrong: exit 3, and the rest is done.
+    let _ = fleet.ok(&["vm", "stop", "web[0..2]"]);
+    let _ = fleet.run(&["vm", "pause", "web[*]"]).code(3).says(&["4 ok", "web[0-1] (2) failed: it is stopped"]);
+    let _ = fleet.run(&["vm", "stop", "web[4..9]"]).code(2);
     fleet.down();
 }

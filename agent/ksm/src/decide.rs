@@ -40,6 +40,8 @@ const SETTLING: f64 = 0.02;
 const SETTLING_TIME: Duration = Duration::from_secs(60);
 /// Above this part of volatile pages, VMs are thought to be settling.
 const VOLATILE_PART: f64 = 0.3;
+/// When so much of what was saved is lost again, it is merged again at the speed of settling.
+const LOST_PART: f64 = 0.05;
 /// Gain that is worth its cost when memory is ample: bytes for a second of ksmd.
 const WORTH: f64 = 16e6;
 /// Less is noise of guests that write and are merged again, bytes.
@@ -62,7 +64,7 @@ const SHORT_SPAN: f64 = 0.15;
 const PSI_SOME: f64 = 20.0;
 const PSI_FULL: f64 = 5.0;
 /// When nobody is left, ksmd frees what it kept of them; it is given so long.
-const CLEARING_TIME: Duration = Duration::from_secs(10);
+const CLEARING_TIME: Duration = Duration::from_secs(3);
 
 /// Where the regulator is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,7 +249,10 @@ fn step(next: &mut State, input: &Input, judged: &Judged) -> String {
     let all = input.counters.known().max(1) as f64;
     let settling =
         input.wave.ended > 0 && input.wave.ago < SETTLING_TIME && input.counters.volatile as f64 / all > VOLATILE_PART;
-    let least = if settling { SETTLING.min(most) } else { HOLD };
+    // The best wears off when they go on writing, so that this ends.
+    let lost = next.best - input.counters.profit as f64;
+    let lost = lost > LOST_PART * next.best && lost > 8.0 * LEAST_GAIN;
+    let least = if settling || lost { SETTLING.min(most) } else { HOLD };
     match next.phase {
         Phase::Burst => {
             let done = rounds >= MOST_ROUNDS || (rounds >= ROUNDS && worth != Some(true));
@@ -266,7 +271,11 @@ fn step(next: &mut State, input: &Input, judged: &Judged) -> String {
         Phase::Decay => {
             next.share = (next.share / 2.0).clamp(least, most);
             if next.share > HOLD {
-                let why = if settling { "new VMs settle" } else { "little is left to merge" };
+                let why = match (settling, lost) {
+                    (true, _) => "new VMs settle",
+                    (_, true) => "pages that guests have written are merged again",
+                    _ => "little is left to merge",
+                };
                 return format!("{why}: {mb:.0} MB for a second of ksmd");
             }
             next.phase = Phase::Hold;
@@ -276,6 +285,11 @@ fn step(next: &mut State, input: &Input, judged: &Judged) -> String {
             next.phase = Phase::Decay;
             next.share = (next.share.max(HOLD) * 2.0).min(most);
             format!("there is something to merge again: {mb:.0} MB for a second of ksmd")
+        }
+        Phase::Hold if lost => {
+            next.phase = Phase::Decay;
+            next.share = next.share.max(least);
+            "pages that guests have written are merged again".to_owned()
         }
         Phase::Hold | Phase::Off => {
             next.phase = Phase::Hold;
@@ -292,7 +306,8 @@ fn step(next: &mut State, input: &Input, judged: &Judged) -> String {
 /// Nobody wants it any more, or nobody is left.
 fn finish(state: &State, input: &Input) -> Decision {
     let why = if input.mode == Mode::Off { "not asked for" } else { "no VM that may be merged runs" };
-    let clearing = state.clearing + input.elapsed;
+    // The time before the last VM went does not count.
+    let clearing = if state.vms > 0 { Duration::ZERO } else { state.clearing + input.elapsed };
     let busy = input.vms == 0
         && input.counters.shared > 0
         && input.now.max_page_sharing != input.found.max_page_sharing
@@ -300,7 +315,7 @@ fn finish(state: &State, input: &Input) -> Decision {
         && clearing < CLEARING_TIME;
     if busy {
         // ksmd still keeps books of those that are gone, and `max_page_sharing` can be put back only without them.
-        let next = State { phase: Phase::Decay, share: 0.5, clearing, ..state.clone() };
+        let next = State { phase: Phase::Decay, share: 0.5, clearing, vms: 0, ..state.clone() };
         let settings = settings(&next, input);
         let reason = format!("{why}: ksmd clears its books before everything is put back");
         return Decision { settings, state: next, reason, next: Some(Duration::from_millis(200)) };
@@ -328,7 +343,11 @@ struct Gain {
 /// Judges the gain once ksmd has run long enough since the last time, and measures the time of a visit.
 fn judge(next: &mut State, input: &Input) -> Option<Gain> {
     let profit = input.counters.profit as f64;
-    let Some((before, cpu_before)) = next.mark else {
+    // Counters that stepped back start anew.
+    let forward = |(before, cpu): &(Counters, Option<Duration>)| {
+        before.scanned <= input.counters.scanned && cpu.is_none_or(|cpu| Some(cpu) <= input.ksmd_cpu)
+    };
+    let Some((before, cpu_before)) = next.mark.filter(forward) else {
         next.mark = Some((input.counters, input.ksmd_cpu));
         next.best = profit;
         return None;

@@ -28,6 +28,9 @@ pub enum KsmError {
         /// Why.
         source: std::io::Error,
     },
+    /// Pages are merged, so the kernel does not take this setting back yet.
+    #[error("max_page_sharing is put back when no page is merged any more; it stays written down until then")]
+    Merged,
     /// A file of the kernel's has an unknown form.
     #[error("{path} says `{text}`, which is not understood")]
     Parse {

@@ -109,6 +109,7 @@ pub struct Regulator {
     wishes: watch::Sender<Wish>,
     status: watch::Receiver<Status>,
     config: KsmConfig,
+    host: HostReader,
     task: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -118,8 +119,9 @@ impl Regulator {
         let (wishes, wished) = watch::channel(Wish { demand, ..Wish::default() });
         let (tell, status) = watch::channel(Status::default());
         let worker = Worker::new(config.clone());
+        let host = worker.host.clone();
         let task = tokio::spawn(regulate(worker, wished, tell));
-        Self { wishes, status, config, task: std::sync::Mutex::new(Some(task)) }
+        Self { wishes, status, config, host, task: std::sync::Mutex::new(Some(task)) }
     }
 
     /// Says what is wanted. Costs nothing when it is what was wanted before.
@@ -156,6 +158,11 @@ impl Regulator {
         status
     }
 
+    /// Processor time of ksmd since boot; `None` when it is out of sight.
+    pub fn ksmd_cpu(&self) -> Option<Duration> {
+        self.host.ksmd_cpu()
+    }
+
     /// The status whenever something was decided.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
@@ -167,7 +174,7 @@ impl Regulator {
     /// When KSM cannot be read.
     pub fn preview(&self, mode: Mode) -> Result<Decision, KsmError> {
         let sysfs = Sysfs::new(&self.config.sysfs);
-        let (host, now) = (HostReader::new(&self.config.proc), sysfs.settings()?);
+        let (host, now) = (&self.host, sysfs.settings()?);
         let demand = self.wishes.borrow().demand;
         Ok(decide(
             &State::default(),
@@ -212,7 +219,8 @@ async fn regulate(mut worker: Worker, mut wishes: watch::Receiver<Wish>, tell: w
         worker = back;
         let active = status.phase != Phase::Off;
         tell.send_replace(status);
-        if wish.stop {
+        // Clearing up may take a few looks.
+        if wish.stop && !active {
             return;
         }
         if active && trigger.is_none() {
@@ -301,8 +309,9 @@ impl Worker {
         let next = match self.act(wish, elapsed, &mut status) {
             Ok(next) => next,
             Err(error) => {
-                if self.state.phase != Phase::Off || wish.demand != Demand::default() {
-                    tracing::warn!(%error, "KSM");
+                match error {
+                    KsmError::Merged => tracing::info!("KSM: {error}"),
+                    _ => tracing::warn!("KSM: {error}"),
                 }
                 status.problem = error.to_string();
                 self.state = State::default();
@@ -332,7 +341,14 @@ impl Worker {
         let counters = self.sysfs.counters()?;
         status.counters = counters;
         let cpu = self.host.ksmd_cpu();
-        let found = self.custody(wanted.then_some(now))?;
+        let found = match self.custody(wanted.then_some(now)) {
+            // What is to be put back is that one's duty.
+            Err(error @ KsmError::Held(_)) if !wanted => {
+                status.reason = error.to_string();
+                return Ok(None);
+            }
+            found => found?,
+        };
         let found = found.unwrap_or(now);
         self.foreign(&now, wish)?;
 

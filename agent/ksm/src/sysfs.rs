@@ -123,7 +123,10 @@ impl Sysfs {
             ("run", 2) => "0".to_owned(),
             (_, value) => value.to_string(),
         };
-        std::fs::write(&path, &value).map_err(|source| KsmError::Write { path, value, source })
+        std::fs::write(&path, &value).map_err(|source| match source.kind() {
+            std::io::ErrorKind::ResourceBusy if name == "max_page_sharing" => KsmError::Merged,
+            _ => KsmError::Write { path, value, source },
+        })
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, KsmError> {

@@ -106,6 +106,21 @@ fn memory_that_guests_keep_writing_is_no_gain() {
 }
 
 #[test]
+fn what_guests_have_written_once_is_merged_again() {
+    let (mut model, mut state) = (Model::new(Mode::Aggressive), State::default());
+    model.boot(20);
+    play(&mut model, &mut state, 3 * MINUTE);
+    assert_eq!(state.phase, Phase::Hold);
+    model.input.counters.profit -= model.input.counters.profit / 5;
+    let decision = decide(&state, &model.input);
+    assert_eq!((decision.state.phase, decision.state.share), (Phase::Decay, 0.02));
+    model.input.counters.profit = model.attainable();
+    let mut state = decision.state;
+    play(&mut model, &mut state, MINUTE);
+    assert_eq!(state.phase, Phase::Hold);
+}
+
+#[test]
 fn max_page_sharing_is_raised_only_while_nothing_is_merged() {
     let mut model = Model::new(Mode::On);
     model.boot(1000);
@@ -219,7 +234,7 @@ proptest! {
         // ksmd works and the rounds go by, but nothing comes of it, however short memory is.
         let mut input = Input { wave: Wave { under_way: false, ago: MINUTE, ..last.wave }, ..last };
         input.ksmd_cpu = Some(input.ksmd_cpu.unwrap_or_default());
-        for _ in 0..60 {
+        for _ in 0..100 {
             let decision = decide(&state, &input);
             state = decision.state;
             input.elapsed = decision.next.unwrap();

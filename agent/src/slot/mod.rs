@@ -313,6 +313,8 @@ impl Slot {
         if dir.join(STOPPED_MARK).exists() {
             self.set(around, VmState::Stopped, "", &[]);
         } else {
+            // Whether it came to run nobody knows; what did not, its experiment's apply starts again.
+            locked(&self.view).ran = true;
             self.over(around, exit);
         }
     }

@@ -311,7 +311,7 @@ fn no_huge_pages() {
 
 /// Frequency of the time stamp counter, measured against the kernel's clock. An emulated guest has no other clock to
 /// measure it with.
-fn tsc_khz() -> u64 {
+pub fn tsc_khz() -> u64 {
     // SAFETY: every x86-64 processor has the instruction.
     let ticks = || unsafe { std::arch::x86_64::_rdtsc() };
     let (start, first) = (Instant::now(), ticks());

@@ -182,6 +182,7 @@ pub(crate) fn launch(
         output: log.as_fd(),
         cgroup: cgroup_dir.as_ref().map(AsFd::as_fd),
         fixed_addresses: command.fixed_addresses,
+        mergeable: command.mergeable,
     })
     .map_err(start())?;
     let stat = Stat::read(child.pid()).map_err(start())?;

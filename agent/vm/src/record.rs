@@ -107,6 +107,33 @@ impl Record {
 mod tests {
     use super::*;
 
+    /// What an agent wrote before there were templates, shared roots and kernels without ACPI.
+    const OLD: &str = r#"{
+        "version": 1,
+        "spec": {
+            "experiment": "old", "name": "a", "hypervisor": "uml", "accelerator": null, "memory_bytes": 50331648,
+            "cpus": 1, "kernel": "/k", "initrd": "/i", "cmdline": "root=/dev/ram0 rdinit=/init quiet",
+            "lpj": 13836288, "nics": [{ "name": "eth0", "mac": [2, 0, 10, 0, 0, 16], "mtu": 1450 }]
+        },
+        "boot_id": "0777dc1c-82bc-4fa3-b6e9-a7b862638d64",
+        "fds": ["held_control", "guest_control", "held_console", "guest_console", "console_log", { "tap": 0 }],
+        "cgroup": "/sys/fs/cgroup/fleet/old/a",
+        "process": { "pid": 7045, "start": 2014329 },
+        "paused": false,
+        "exit": null
+    }"#;
+
+    #[test]
+    fn a_record_of_an_older_agent_is_read_so_that_an_upgrade_keeps_its_vm() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm.json");
+        fs::write(&path, OLD).unwrap();
+        let record = Record::read(&path).unwrap();
+        assert_eq!((record.spec.name.as_str(), record.process.unwrap().pid), ("a", 7045));
+        fs::write(&path, OLD.replace("\"version\": 1", "\"version\": 1000")).unwrap();
+        assert!(Record::read(&path).unwrap_err().to_string().contains("newer fleet"));
+    }
+
     #[test]
     fn a_record_of_another_version_is_refused_with_its_path() {
         let dir = tempfile::tempdir().unwrap();

@@ -25,6 +25,21 @@ impl Accelerator {
     }
 }
 
+/// How much of a VM's memory the kernel may merge with equal pages of other processes (KSM), once somebody lets KSM run.
+/// Only private memory can be merged: `uml` keeps the guest's in a shared file, so there it is always `Off`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Merge {
+    /// None: what is in the VM's memory cannot be guessed from how long a write takes.
+    #[default]
+    Off,
+    /// The guest's memory.
+    On,
+    /// All memory of the process, which starts without address space randomisation so that pages with addresses in them
+    /// (heap, relocations, translations) are equal too.
+    Aggressive,
+}
+
 /// One network interface. Its other end is a tap, handed to [`crate::VmHost::launch`] as a file descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSpec {
@@ -96,6 +111,9 @@ pub struct VmSpec {
     pub lpj: Option<u64>,
     /// Interfaces in order.
     pub nics: Vec<NicSpec>,
+    /// What KSM may merge; records of earlier agents lack it.
+    #[serde(default)]
+    pub merge: Merge,
 }
 
 impl VmSpec {

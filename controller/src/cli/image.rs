@@ -1,10 +1,10 @@
-//! `fleet image build|ls|rm`, and the images that an `up` needs.
+//! `fleet image build|ls|show|rm`, and the images that an `up` needs.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use fleet_images::{Builder, ImageError, ImageStore, Progress, Recipe};
+use fleet_images::{Builder, ImageError, ImageStore, KernelOrigin, Progress, Recipe, RootFs};
 use indicatif::ProgressBar;
 use netlang::Plan;
 
@@ -39,6 +39,11 @@ pub enum Verb {
     },
     /// List the images of this host
     Ls,
+    /// Show what an image consists of
+    Show {
+        /// Its name, or its id, or the beginning of the id
+        image: String,
+    },
     /// Remove an image; running VMs keep what they use
     Rm {
         /// Names, or ids, or the beginnings of ids
@@ -70,6 +75,7 @@ pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Verb::Ls => ls(context, &store),
+        Verb::Show { image } => show(context, &store, image),
         Verb::Rm { images } => rm(context, &store, images),
     }
 }
@@ -145,6 +151,8 @@ fn ls(context: &Context, store: &ImageStore) -> Result<Exit, Failure> {
                 Ok(image) => serde_json::json!({
                     "name": entry.name, "id": entry.id.as_str(), "size_bytes": image.size_bytes,
                     "uml": image.uml.is_some(), "x86": image.x86.is_some(), "damage": null,
+                    "uml_kernel": image.uml.as_ref().map(|files| origin_json(&files.origin)),
+                    "x86_kernel": image.x86.as_ref().map(|files| origin_json(&files.origin)),
                 }),
                 Err(damage) => serde_json::json!({ "name": entry.name, "id": entry.id.as_str(), "damage": damage }),
             })
@@ -156,24 +164,96 @@ fn ls(context: &Context, store: &ImageStore) -> Result<Exit, Failure> {
         output::say!("no images; `fleet image build tiny` builds one");
         return Ok(Exit::Ok);
     }
-    let mut table = Table::new(&["NAME", "ID", "SIZE", "RUNS ON", "BUILT"]);
+    let mut table = Table::new(&["NAME", "ID", "SIZE", "KERNELS", "BUILT"]);
     for entry in &entries {
-        let (size, runs, built) = match &entry.image {
+        let (size, kernels, built) = match &entry.image {
             Ok(image) => {
-                let kinds = [image.uml.as_ref().map(|_| "uml"), image.x86.as_ref().map(|_| "qemu")];
+                let kernels = [
+                    image.uml.as_ref().map(|files| format!("uml: {}", origin_short(&files.origin))),
+                    image.x86.as_ref().map(|files| format!("qemu: {}", origin_short(&files.origin))),
+                ];
                 let built = image.built_at.and_then(|time| time.elapsed().ok());
                 (
                     output::bytes(image.size_bytes),
-                    kinds.into_iter().flatten().collect::<Vec<_>>().join(" "),
+                    kernels.into_iter().flatten().collect::<Vec<_>>().join(", "),
                     built.map(|age| format!("{} ago", output::duration(age.as_secs() * 1000))).unwrap_or_default(),
                 )
             }
             Err(damage) => (String::new(), damage.clone(), String::new()),
         };
-        table.row(vec![entry.name.clone(), entry.id.short().to_owned(), size, runs, built]);
+        table.row(vec![entry.name.clone(), entry.id.short().to_owned(), size, kernels, built]);
     }
     table.print();
     Ok(Exit::Ok)
+}
+
+fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failure> {
+    let image = store.resolve(name).map_err(failure)?;
+    let parts: Vec<Part<'_>> = [
+        image.uml.as_ref().map(|files| Part {
+            hypervisor: "uml",
+            origin: &files.origin,
+            root: match &files.root {
+                RootFs::Initrd(_) => "initrd",
+                RootFs::Erofs(_) => "erofs",
+            },
+            cmdline: &files.cmdline,
+            memory_mib: (files.default_mem_mib, files.min_mem_mib),
+        }),
+        image.x86.as_ref().map(|files| Part {
+            hypervisor: "qemu",
+            origin: &files.origin,
+            root: "initrd",
+            cmdline: &files.cmdline,
+            memory_mib: (files.default_mem_mib, files.min_mem_mib),
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if context.json {
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|part| {
+                serde_json::json!({
+                    "hypervisor": part.hypervisor, "kernel": origin_json(part.origin), "root": part.root,
+                    "cmdline": part.cmdline, "default_mem_mib": part.memory_mib.0, "min_mem_mib": part.memory_mib.1,
+                })
+            })
+            .collect();
+        output::json(&serde_json::json!({
+            "name": image.name, "id": image.id.as_str(), "size_bytes": image.size_bytes, "hypervisors": parts,
+        }));
+        return Ok(Exit::Ok);
+    }
+    output::say!("{}  {}  {}", image.name, image.id, output::bytes(image.size_bytes));
+    for part in parts {
+        let kind = if part.origin.tiny { "tiny kernel" } else { "Debian's kernel, package" };
+        output::say!("{}", part.hypervisor);
+        output::say!("  kernel   Linux {}, {kind} {}", part.origin.version, part.origin.name);
+        output::say!("  root     {}", part.root);
+        output::say!("  memory   {} MiB, at least {} MiB", part.memory_mib.0, part.memory_mib.1);
+        output::say!("  cmdline  {}", part.cmdline);
+    }
+    Ok(Exit::Ok)
+}
+
+/// What an image has for one hypervisor.
+struct Part<'a> {
+    hypervisor: &'static str,
+    origin: &'a KernelOrigin,
+    root: &'static str,
+    cmdline: &'a str,
+    memory_mib: (u32, u32),
+}
+
+/// "6.1.192-tiny" or "6.1.192-2 (Debian)".
+fn origin_short(origin: &KernelOrigin) -> String {
+    if origin.tiny { origin.version.clone() } else { format!("{} (Debian)", origin.version) }
+}
+
+fn origin_json(origin: &KernelOrigin) -> serde_json::Value {
+    serde_json::json!({ "name": origin.name, "tiny": origin.tiny, "version": origin.version })
 }
 
 fn rm(context: &Context, store: &ImageStore, images: &[String]) -> Result<Exit, Failure> {

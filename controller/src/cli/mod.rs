@@ -12,6 +12,7 @@ mod graph;
 mod guest;
 mod image;
 mod import;
+mod ksm;
 mod lsp;
 mod output;
 mod plan;
@@ -107,6 +108,8 @@ enum Command {
     Logs(guest::LogsArgs),
     /// Stop, start, reboot, pause and resume VMs
     Vm(vm::VmArgs),
+    /// Show what merging of equal memory pages saves and costs, and why
+    Ksm(ksm::KsmArgs),
     /// Ask the telemetry of VMs, ports and hosts
     Telemetry(telemetry::TelemetryArgs),
     /// Build, list and remove guest images
@@ -229,6 +232,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Console(args) => guest::console(context, &args).await,
         Command::Logs(args) => guest::logs(context, &args).await,
         Command::Vm(args) => vm::vm(context, &args).await,
+        Command::Ksm(args) => ksm::ksm(context, &args).await,
         Command::Telemetry(args) => telemetry::telemetry(context, &args).await,
         Command::Doctor(args) => doctor::doctor(context, &args).await,
         Command::Controller(ControllerArgs { verb: ControllerVerb::Status, .. }) => connect::status(context).await,

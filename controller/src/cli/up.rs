@@ -222,6 +222,7 @@ pub fn difference_lines(difference: &Difference) -> Vec<String> {
             if one { "it is" } else { "they are" }
         ));
     }
+    lines.extend(difference.notes.iter().map(|note| format!("note: {note}")));
     lines
 }
 
@@ -229,7 +230,7 @@ pub fn difference_lines(difference: &Difference) -> Vec<String> {
 pub fn difference_json(difference: &Difference) -> serde_json::Value {
     serde_json::json!({
         "start": difference.start, "restart": difference.restart, "stop": difference.stop,
-        "network": difference.network, "unchanged": difference.unchanged,
+        "network": difference.network, "unchanged": difference.unchanged, "notes": difference.notes,
     })
 }
 

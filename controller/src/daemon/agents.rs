@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fleet_proto::MAX_MESSAGE_BYTES;
 use fleet_proto::v1::agent_client::AgentClient;
-use fleet_proto::v1::{ExperimentStatus, HostInfo, InfoRequest, ListRequest};
+use fleet_proto::v1::{ExperimentStatus, HostInfo, InfoRequest, KsmReply, KsmRequest, ListRequest};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -50,6 +50,16 @@ impl Agents {
         let mut request = tonic::Request::new(InfoRequest {});
         request.set_timeout(ANSWER_DEADLINE);
         Ok(vec![self.client().info(request).await?.into_inner()])
+    }
+
+    /// What the hosts say of the merging of memory.
+    ///
+    /// # Errors
+    /// When a host does not answer in time.
+    pub async fn ksm(&self, request: KsmRequest) -> Result<KsmReply, Status> {
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(ANSWER_DEADLINE);
+        Ok(self.client().ksm(request).await?.into_inner())
     }
 
     /// The experiments that the hosts know of, also those that the store has lost.

@@ -281,6 +281,7 @@ fn agent_config(config: &Config) -> AgentConfig {
         image_store: config.image_store.clone(),
         netns_dir: "/run/netns".into(),
         hypervisor: config.hypervisor.clone(),
+        ksm: config.ksm,
         clones: config.clones,
         sample_interval: Duration::from_secs(config.telemetry_interval_seconds.into()),
     }

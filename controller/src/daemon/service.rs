@@ -351,6 +351,10 @@ impl Controller for Service {
         Ok(Response::new(self.shared.agents.client().logs(request).await?.into_inner()))
     }
 
+    async fn ksm(&self, request: Request<KsmRequest>) -> Result<Response<KsmReply>, Status> {
+        Ok(Response::new(self.shared.agents.ksm(request.into_inner()).await?))
+    }
+
     async fn telemetry_query(
         &self,
         request: Request<TelemetryQueryRequest>,

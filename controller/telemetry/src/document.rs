@@ -48,6 +48,7 @@ fn host(ts: DateTime, sample: &HostSample, writer_dropped: u64) -> Document {
         "ksm_volatile": count(sample.ksm_pages_volatile),
         "ksm_scanned": count(sample.ksm_pages_scanned),
         "ksm_profit": sample.ksm_general_profit,
+        "ksm_cpu": count(sample.ksm_cpu_ms),
         "agent_memory": count(sample.agent_rss),
         "dropped": count(sample.dropped),
         "writer_dropped": count(writer_dropped),

@@ -131,6 +131,7 @@ pub const METRICS: &[Metric] = metrics! {
     ksm_sharing: HostSamples.ksm_sharing, Gauge, "pages", "places that use a merged page: what is saved";
     ksm_volatile: HostSamples.ksm_volatile, Gauge, "pages", "pages that change too quickly to be merged";
     ksm_scanned: HostSamples.ksm_scanned, Counter, "pages", "pages that KSM has looked at";
+    ksm_cpu: HostSamples.ksm_cpu, Counter, "ms", "processor time of ksmd since boot";
     ksm_profit: HostSamples.ksm_profit, Gauge, "bytes", "memory that KSM saves, less what it costs";
     agent_memory: HostSamples.agent_memory, Gauge, "bytes", "resident memory of the agent";
     dropped: HostSamples.dropped, Counter, "samples", "samples lost on the way from the agent";

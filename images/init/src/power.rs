@@ -29,10 +29,15 @@ pub fn shut_down(restart: bool) -> ! {
     switch_off(restart)
 }
 
+/// Set (to "reset") on the kernel's command line of machines that nothing switches off; the kernel hands to its init, as
+/// environment, what it does not know itself. Whoever runs such a machine takes a reset for its end.
+const POWER_OFF: &str = "FLEET_POWER_OFF";
+
 /// Writes back and switches off (or starts again) at once.
 pub fn switch_off(restart: bool) -> ! {
     sync();
-    let mode = if restart { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF };
+    let by_reset = std::env::var_os(POWER_OFF).is_some_and(|how| how == "reset");
+    let mode = if restart || by_reset { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF };
     let _failed = reboot(mode); // returns only when it fails
     let _failed = reboot(RebootMode::RB_HALT_SYSTEM);
     // Nothing can be done any more; the end of process 1 is a kernel panic, which the agent sees.

@@ -112,6 +112,12 @@ pub struct KernelOrigin {
     pub version: String,
 }
 
+/// What every form of the manifest has.
+#[derive(Deserialize)]
+pub(crate) struct Form {
+    pub schema: u32,
+}
+
 /// The stored form. Serialised as JSON with the fields in this order, so that equal images are equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

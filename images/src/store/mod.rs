@@ -25,6 +25,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::{ImageError, RootForm, recipe::is_image_name};
 use blobs::{Blobs, files_in};
 pub(crate) use blobs::{hash_of, hash_of_reader};
+use manifest::Form;
 pub(crate) use manifest::{Blob, Kernel, Manifest, SCHEMA};
 pub use manifest::{Image, ImageId, KernelOrigin, RootFs, UmlFiles, X86Files};
 
@@ -239,13 +240,12 @@ impl ImageStore {
     fn manifest(&self, id: &ImageId) -> Result<Manifest, ImageError> {
         let bytes = self.blobs.read(id.as_str())?;
         let damaged = |problem: String| ImageError::Damaged { path: self.blobs.path(id.as_str()), problem };
-        let manifest: Manifest =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is no manifest ({error})")))?;
-        if manifest.schema == SCHEMA {
-            Ok(manifest)
-        } else {
-            Err(damaged(format!("is of form {}, which another version of fleet made", manifest.schema)))
+        let no_manifest = |error: serde_json::Error| damaged(format!("is no manifest ({error})"));
+        let Form { schema } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
+        if schema != SCHEMA {
+            return Err(damaged(format!("is of form {schema}, which another version of fleet made")));
         }
+        serde_json::from_slice(&bytes).map_err(no_manifest)
     }
 
     fn name_path(&self, name: &str) -> PathBuf {

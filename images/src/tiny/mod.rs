@@ -123,8 +123,13 @@ impl TinyKernel {
     /// With the package that was found, what there is to build.
     pub(crate) fn order(self, fragments: Vec<Fragment>, deb: Deb) -> Result<Order, ImageError> {
         check_tools(&self.tools)?;
-        let mut inputs =
-            format!("{VERSION}\n{:?}\n{}\n{}\n{}\n", self.make, deb.sha256, make::compiler()?, self.options);
+        let Make { arch, base, goal, product, objects: _ } = &self.make;
+        let mut inputs = format!(
+            "{VERSION}\n{arch} {base} {goal} {product}\n{}\n{}\n{}\n",
+            deb.sha256,
+            make::compiler()?,
+            self.options
+        );
         for fragment in &fragments {
             inputs += &fragment.text;
             inputs.push('\n');

@@ -49,12 +49,9 @@ struct Cli {
     /// Only these, by the first word of their name
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Boot this uncompressed kernel (tiny, without ACPI) instead of the image's
-    #[arg(long, requires = "initrd")]
-    kernel: Option<PathBuf>,
-    /// Its initial RAM disk
-    #[arg(long)]
-    initrd: Option<PathBuf>,
+    /// The image that the clones start from
+    #[arg(long, default_value = "tiny-kernels")]
+    image: String,
     /// Guest memory in MiB; the image's least when left out
     #[arg(long)]
     memory: Option<u32>,
@@ -98,6 +95,8 @@ fn main() -> Result<()> {
         if !cli.only.is_empty() && !cli.only.iter().any(|only| rule.name().starts_with(only.as_str())) {
             continue;
         }
+        // Also what an earlier bench that was killed has left.
+        clear(&config)?;
         eprintln!("bench: {}: starting {} clones", rule.name(), cli.count);
         let clones = template.clones(cli.count)?;
         std::thread::sleep(SETTLE);
@@ -125,21 +124,11 @@ fn main() -> Result<()> {
 
 /// What is booted.
 fn guest(cli: &Cli) -> Result<Guest> {
-    if let (Some(kernel), Some(initrd)) = (&cli.kernel, &cli.initrd) {
-        let memory = cli.memory.unwrap_or(32);
-        return Ok(Guest {
-            kernel: kernel.clone(),
-            initrd: initrd.clone(),
-            memory,
-            cmdline: String::new(),
-            acpi: false,
-        });
-    }
-    let image =
-        ImageStore::open(&cli.images)?.resolve("tiny").context("the bench needs the image tiny: `make images`")?;
-    let x86 = image.x86.context("the image tiny has no kernel for QEMU")?;
+    let image = ImageStore::open(&cli.images)?.resolve(&cli.image);
+    let image = image.context("the bench needs an image with the tiny kernels: `make kernels`")?;
+    let x86 = image.x86.context("the image has no kernel for QEMU")?;
     let memory = cli.memory.unwrap_or(x86.min_mem_mib);
-    Ok(Guest { kernel: x86.vmlinux, initrd: x86.initrd, memory, cmdline: x86.cmdline, acpi: true })
+    Ok(Guest { kernel: x86.vmlinux, initrd: x86.initrd, memory, cmdline: x86.cmdline, acpi: x86.acpi })
 }
 
 /// Reads until the part is reached and the time after is over. `best` is what an earlier regulator reached; the first

@@ -130,7 +130,8 @@ fn network(load: &Load) -> String {
             String::new()
         };
         let (image, hypervisor, memory) = (&load.image, load.hypervisor(), load.memory_mib);
-        text += &format!("vm web{lan}[0..{count}] {{ {on}image {image}; hypervisor {hypervisor}; mem {memory}MiB }}\n");
+        text +=
+            &format!("vm web{lan}[0..{count}] {{ {on}image \"{image}\"; hypervisor {hypervisor}; mem {memory}MiB }}\n");
     }
     text
 }

@@ -46,7 +46,7 @@ struct Cli {
     #[arg(long)]
     no_floor: bool,
     /// The image
-    #[arg(long, default_value = "tiny")]
+    #[arg(long, default_value = "tiny-kernels")]
     image: String,
     /// Where images are
     #[arg(long, default_value = "/var/lib/fleet/images")]
@@ -128,7 +128,9 @@ async fn main() -> Result<()> {
     let store = ImageStore::open(&cli.images)?;
     let image = store.resolve(&cli.image).context("the bench needs an image with the tiny kernels: `make kernels`")?;
     let uml = image.uml.as_ref().context("the image has no UML kernel")?;
+    let x86 = image.x86.as_ref().context("the image has no kernel for QEMU")?;
     let (_, lpj) = fleet_vm::probe::probe_uml(Some(&uml.kernel), std::path::Path::new("/dev/shm")).await;
+    let tsc_khz = fleet_vm::tsc_khz();
     let mut cases = Vec::new();
     for name in &cli.cases {
         let load = load(&cli, name, &image)?;
@@ -136,7 +138,11 @@ async fn main() -> Result<()> {
         for run in 1..=cli.runs {
             if !cli.no_floor {
                 eprintln!("bench: {name}, run {run} of {}: the bare loop, {} VMs", cli.runs, cli.count);
-                case.bare.push(bare::uml::run(uml, lpj, &case.load)?);
+                case.bare.push(if case.load.clones {
+                    bare::clones::run(x86, tsc_khz, &case.load)?
+                } else {
+                    bare::uml::run(uml, lpj, &case.load)?
+                });
             }
             eprintln!("bench: {name}, run {run} of {}: fleet up, {} VMs", cli.runs, cli.count);
             case.fleet.push(fleet::run(&cli.fleet, &cli.images, &case.load)?);

@@ -120,6 +120,8 @@ pub struct CommandLine {
     pub fds: Vec<FdRole>,
     /// Start without address space randomisation.
     pub fixed_addresses: bool,
+    /// Start as a process whose memory may be merged (`PR_SET_MEMORY_MERGE`).
+    pub mergeable: bool,
 }
 
 /// What a hypervisor can do beyond running.
@@ -327,6 +329,7 @@ mod tests_support {
             cmdline: "rdinit=/init quiet".to_owned(),
             acpi: true,
             lpj: Some(42),
+            merge: crate::spec::Merge::Off,
             nics: (0..nics)
                 .map(|index| NicSpec { name: format!("eth{index}"), mac: [2, 0, 0, 0, 0, index], mtu: 1500 })
                 .collect(),

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
-use crate::spec::{Accelerator, RootFs, VmSpec};
+use crate::spec::{Accelerator, Merge, RootFs, VmSpec};
 
 /// Name of the virtio port of the control channel, as the guests' init looks for it.
 const CONTROL_PORT: &str = "org.fleet.control";
@@ -100,7 +100,8 @@ impl Hypervisor for Qemu {
 
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-        let mut machine = machine(spec).to_owned();
+        // QEMU offers the guest's memory to KSM unless told otherwise.
+        let mut machine = format!("{},mem-merge={}", machine(spec), merge(spec));
         if let Some(memory) = memory(spec, start) {
             machine.push_str(",memory-backend=ram");
             add(&["-object", &memory]);
@@ -152,12 +153,20 @@ impl Hypervisor for Qemu {
         console.push(escape(&paths.console_log().to_string_lossy()));
         args.extend(["-chardev".into(), console]);
 
+        let aggressive = spec.merge == Merge::Aggressive;
         let env = vec![
             ("PATH".to_owned(), OsString::from("/usr/bin:/bin")),
             // Its threads share one heap: another one costs memory, and they seldom allocate.
             ("MALLOC_ARENA_MAX".to_owned(), OsString::from("1")),
         ];
-        Ok(CommandLine { program: program.to_owned(), args, env, fds, fixed_addresses: false })
+        Ok(CommandLine {
+            program: program.to_owned(),
+            args,
+            env,
+            fds,
+            fixed_addresses: aggressive,
+            mergeable: aggressive,
+        })
     }
 
     fn control(&self) -> Endpoint {
@@ -197,6 +206,11 @@ impl Hypervisor for Qemu {
     }
 }
 
+/// Whether KSM may merge the guest's memory.
+fn merge(spec: &VmSpec) -> &'static str {
+    if spec.merge == Merge::Off { "off" } else { "on" }
+}
+
 /// The object that holds a template's or clone's RAM.
 fn memory(spec: &VmSpec, start: Start<'_>) -> Option<String> {
     let (ram, share) = match start {
@@ -205,7 +219,7 @@ fn memory(spec: &VmSpec, start: Start<'_>) -> Option<String> {
         Start::Clone { ram } | Start::Snapshot { ram: Some(ram) } => (ram, "off"),
     };
     let (size, path) = (spec.memory_mib(), escape(&ram.to_string_lossy()));
-    Some(format!("memory-backend-file,id=ram,size={size}M,mem-path={path},share={share}"))
+    Some(format!("memory-backend-file,id=ram,size={size}M,mem-path={path},share={share},merge={}", merge(spec)))
 }
 
 /// The kernel's command line.
@@ -242,7 +256,7 @@ mod tests {
         )
     }
 
-    const MACHINE: &str = "microvm,acpi=on,pit=off,pic=off,rtc=off";
+    const MACHINE: &str = "microvm,acpi=on,pit=off,pic=off,rtc=off,mem-merge=off";
     const HEAD: &str = "-accel tcg,tb-size=8 -cpu qemu64,+arat -m 48M -smp 1 -nodefaults -no-user-config -display none \
                         -no-reboot -name exp.web-1 -chardev socket,id=control,fd=3,server=on,wait=off \
                         -device virtio-serial-device,max_ports=2 -device virtserialport,chardev=control,name=org.fleet.control \
@@ -271,7 +285,7 @@ mod tests {
         assert_eq!(
             command(&spec("qemu", 1), Start::Template { ram }),
             format!(
-                "/usr/bin/qemu {memory},share=on -M {MACHINE},memory-backend=ram {HEAD} \
+                "/usr/bin/qemu {memory},share=on,merge=off -M {MACHINE},memory-backend=ram {HEAD} \
                  -device virtio-net-device,mac=02:00:00:00:00:00 \
                  -global migration.store-global-state=off {KERNEL} {CONSOLE}"
             )
@@ -279,7 +293,7 @@ mod tests {
         assert_eq!(
             command(&spec("qemu", 1), Start::Clone { ram }),
             format!(
-                "/usr/bin/qemu {memory},share=off -M {MACHINE},memory-backend=ram {HEAD} -netdev tap,id=net0,fd=6 \
+                "/usr/bin/qemu {memory},share=off,merge=off -M {MACHINE},memory-backend=ram {HEAD} -netdev tap,id=net0,fd=6 \
                  -device virtio-net-device,mac=02:00:00:00:00:00,netdev=net0 \
                  -incoming defer -global migration.announce-rounds=0 {CONSOLE}"
             )
@@ -289,7 +303,10 @@ mod tests {
     #[test]
     fn a_kernel_without_acpi_has_the_old_devices_and_is_told_its_clock_too() {
         let text = command(&VmSpec { acpi: false, ..spec("qemu", 0) }, Start::Boot);
-        assert!(text.contains("-M microvm,acpi=off,pit=on,pic=on,rtc=on ") && text.contains("tsc_early"), "{text}");
+        assert!(
+            text.contains("-M microvm,acpi=off,pit=on,pic=on,rtc=on,mem-merge=off ") && text.contains("tsc_early"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Hypervisor for Uml {
             ("HOME".to_owned(), paths.dir.clone().into_os_string()),
             ("PATH".to_owned(), OsString::from("/usr/bin:/bin")),
         ];
-        Ok(CommandLine { program: program.to_owned(), args, env, fds, fixed_addresses: true })
+        Ok(CommandLine { program: program.to_owned(), args, env, fds, fixed_addresses: true, mergeable: false })
     }
 
     fn control(&self) -> Endpoint {

@@ -96,6 +96,8 @@ unsafe fn call(number: libc::c_long, args: [usize; 4]) -> isize {
             in("rsi") args[1],
             in("rdx") args[2],
             in("r10") args[3],
+            // prctl refuses anything else in its fifth argument; the other calls look at four at most.
+            in("r8") 0_usize,
             out("rcx") _,
             out("r11") _,
             options(nostack),
@@ -141,6 +143,9 @@ unsafe extern "C" fn run(plan: *mut Plan) -> ! {
         call(libc::SYS_setrlimit, [libc::RLIMIT_CORE as usize, (&raw const no_core) as usize, 0, 0]);
         if plan.fixed_addresses {
             call(libc::SYS_personality, [libc::ADDR_NO_RANDOMIZE as usize, 0, 0, 0]);
+        }
+        if plan.mergeable {
+            call(libc::SYS_prctl, [libc::PR_SET_MEMORY_MERGE as usize, 1, 0, 0]);
         }
 
         // The agent ignores it, as Rust's programs do; handlers were reset by the clone.

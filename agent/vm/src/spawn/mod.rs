@@ -57,6 +57,8 @@ pub(crate) struct Program<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Without address space randomisation.
     pub fixed_addresses: bool,
+    /// KSM may merge its memory. A kernel that cannot (before Linux 6.4) starts it all the same.
+    pub mergeable: bool,
 }
 
 /// A child that waits to be let go. Dropped instead, it ends without having run the program.
@@ -114,6 +116,7 @@ struct Plan {
     /// Descriptors to be put at 0, 1, 2, 3, …; the last one is the line.
     sources: Vec<RawFd>,
     fixed_addresses: bool,
+    mergeable: bool,
     /// Owners of what `argv` and `envp` point to.
     _strings: Vec<CString>,
 }
@@ -146,6 +149,7 @@ impl Plan {
             envp: pointers(&strings[args..]),
             sources,
             fixed_addresses: program.fixed_addresses,
+            mergeable: program.mergeable,
             _strings: strings,
         })
     }
@@ -162,7 +166,12 @@ pub(crate) fn prepare(program: &Program<'_>) -> io::Result<Waiting> {
     let stack = Stack::new()?;
 
     let mut pidfd: RawFd = -1;
-    let mut flags = (libc::CLONE_VM | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND;
+    let mut flags = libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
+    if !program.mergeable {
+        // What may be merged is a property of memory that the program inherits: set on shared memory it would be the
+        // agent's. So a mergeable program starts from a copy of the agent.
+        flags |= libc::CLONE_VM as u64;
+    }
     if program.cgroup.is_some() {
         flags |= CLONE_INTO_CGROUP;
     }
@@ -202,6 +211,7 @@ mod tests {
             output: output.as_fd(),
             cgroup: None,
             fixed_addresses: true,
+            mergeable: false,
         })
         .unwrap()
     }
@@ -251,6 +261,7 @@ mod tests {
             output: output.as_fd(),
             cgroup: None,
             fixed_addresses: false,
+            mergeable: false,
         })
         .unwrap();
         assert_eq!(child.go().map(|_| ()).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -270,5 +281,28 @@ mod tests {
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn a_mergeable_program_is_so_and_its_starter_is_not() {
+        let merges =
+            || std::fs::read_to_string("/proc/self/ksm_stat").unwrap_or_default().contains("ksm_merge_any: yes");
+        let mut output = tempfile::tempfile().unwrap();
+        let child = prepare(&Program {
+            program: Path::new("/bin/cat"),
+            args: &["/proc/self/ksm_stat".into()],
+            env: &[],
+            fds: &[],
+            output: output.as_fd(),
+            cgroup: None,
+            fixed_addresses: true,
+            mergeable: true,
+        })
+        .unwrap();
+        wait(&child.go().unwrap());
+        // Kernels tell of it since Linux 6.15; those without KSM have nothing to tell.
+        let told = text(&mut output);
+        assert!(!told.contains("ksm_merge_any: no"), "{told}");
+        assert!(!merges());
     }
 }

@@ -16,7 +16,7 @@ use super::{FileMark, VERSION, template_nics};
 use crate::error::VmError;
 use crate::hypervisor::{self, HostFacts, Start};
 use crate::paths::VmPaths;
-use crate::spec::{Accelerator, RootFs, VmSpec};
+use crate::spec::{Accelerator, Merge, RootFs, VmSpec};
 
 /// Digits of a key: as many as fit a safe name, far more than chance could repeat.
 const DIGITS: usize = 24;
@@ -111,6 +111,8 @@ pub(super) fn key(spec: &VmSpec, hashes: &Hashes) -> Result<String, VmError> {
         kernel: "/kernel".into(),
         root: RootFs::Initrd("/initrd".into()),
         lpj: None,
+        // A matter of the process: its template is the same.
+        merge: Merge::Off,
         nics: template_nics(spec.nics.len()),
         ..spec.clone()
     };
@@ -151,6 +153,7 @@ mod tests {
             acpi: true,
             lpj: None,
             nics: template_nics(1),
+            merge: Merge::Off,
         }
     }
 

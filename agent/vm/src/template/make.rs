@@ -71,6 +71,7 @@ async fn boot_and_freeze(host: &Arc<HostInner>, key: &str, spec: &VmSpec) -> Res
         experiment: store::RUN_NAME.to_owned(),
         name: key.to_owned(),
         nics: template_nics(spec.nics.len()),
+        merge: crate::spec::Merge::Off,
         ..spec.clone()
     };
     let macs = spec.nics.iter().map(|nic| nic.mac).collect();

@@ -146,6 +146,7 @@ pub fn uml(name: &str) -> VmSpec {
         cmdline: files.cmdline.clone(),
         acpi: true,
         lpj: None,
+        merge: fleet_vm::Merge::Off,
         nics: Vec::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! The floor: the same processes, started by the least program that can. No fleet in it but the guests' init, which needs
 //! its settings to answer.
 
+pub mod clones;
 pub mod pool;
 pub mod uml;
 
@@ -14,6 +15,29 @@ use fleet_wire::{Address, Nic, Settings, ToGuest};
 
 /// Length of the prefix of the bench's lan, 10.77.0.0/16.
 const PREFIX: u8 = 16;
+
+/// A folder in memory, removed when dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes it.
+    pub fn new() -> Result<Self> {
+        let path = PathBuf::from(format!("/dev/shm/bench-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
 
 /// A namespace with a bridge, and a tap on it for each guest; gone when dropped.
 pub struct Net {

@@ -25,6 +25,10 @@ pub struct Guest {
     pub child: Child,
     /// The agent's end of the control channel.
     pub control: UnixStream,
+    /// Its monitor, kept open as long as the guest.
+    pub _monitor: Option<UnixStream>,
+    /// It has been told its settings already: it does not say that it has come up, as it never was down.
+    pub greeted: bool,
 }
 
 /// A guest and how far it is.
@@ -32,7 +36,6 @@ struct Booting {
     index: u32,
     guest: Guest,
     decoder: Decoder,
-    greeted: bool,
 }
 
 impl Booting {
@@ -43,8 +46,8 @@ impl Booting {
         ensure!(got > 0, "guest {} of the bare loop ended", self.index);
         for message in self.decoder.push::<ToAgent>(&bytes[..got]) {
             match message {
-                ToAgent::Hello { .. } if !self.greeted => {
-                    self.greeted = true;
+                ToAgent::Hello { .. } if !self.guest.greeted => {
+                    self.guest.greeted = true;
                     self.guest.control.write_all(&greeting(self.index, wired)?)?;
                 }
                 ToAgent::Configured { errors, .. } => {
@@ -81,7 +84,7 @@ pub fn run(
             && let Some(index) = waiting.pop_front()
         {
             let guest = start(index, &group, net.as_ref())?;
-            booting.push(Booting { index, guest, decoder: Decoder::default(), greeted: false });
+            booting.push(Booting { index, guest, decoder: Decoder::default() });
         }
         let mut watched: Vec<_> =
             booting.iter().map(|each| PollFd::new(each.guest.control.as_fd(), PollFlags::POLLIN)).collect();

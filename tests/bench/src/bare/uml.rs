@@ -1,38 +1,28 @@
 //! User-mode Linux, as fleet starts it: same kernel, root, memory and command line, a tap of its own.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use fleet_images::{RootFs, UmlFiles};
 
 use super::pool::{self, Guest};
-use super::{Net, mac_text};
+use super::{Folder, Net, mac_text};
 use crate::cgroup::Group;
 use crate::{Load, Run};
-
-/// A folder that is removed when dropped.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
 
 /// Starts the guests and measures them.
 ///
 /// # Errors
 /// When one of them does not come up.
 pub fn run(uml: &UmlFiles, lpj: Option<u64>, load: &Load) -> Result<Run> {
-    let folder = Folder(PathBuf::from(format!("/dev/shm/bench-{}", std::process::id())));
-    fs::create_dir_all(&folder.0)?;
+    let folder = Folder::new()?;
     pool::run(load.count, load.concurrency, load.wired, |index, group, net| {
-        start(uml, lpj, index, &folder.0, group, net)
+        start(uml, lpj, index, folder.path(), group, net)
     })
 }
 
@@ -85,7 +75,7 @@ fn start(
         });
     }
     let child = command.spawn().with_context(|| format!("cannot start {}", uml.kernel.display()))?;
-    Ok(Guest { child, control: ours })
+    Ok(Guest { child, control: ours, _monitor: None, greeted: false })
 }
 
 /// How a guest finds its root file system.
