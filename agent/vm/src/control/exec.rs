@@ -6,6 +6,7 @@
 //! cancel-safe and dropping a session needs no runtime.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_wire::{ExecId, WINDOW_BYTES};
@@ -229,6 +230,8 @@ impl ExecInput {
 pub(super) struct Mailbox {
     mail: Mutex<Mail>,
     pub(super) arrived: Notify,
+    /// Nothing is to be written to the stream.
+    silent: AtomicBool,
 }
 
 /// The content of a [`Mailbox`].
@@ -249,6 +252,16 @@ impl Mailbox {
     fn abandon(&self, id: ExecId) {
         self.mail().abandoned.push(id);
         self.arrived.notify_one();
+    }
+
+    /// Keeps the task from writing, or lets it write again.
+    pub(super) fn silence(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Release);
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire)
     }
 
     /// Empties it.

@@ -113,6 +113,15 @@ enum Request {
 /// Answer to a probe: round trips in µs, or why none could be sent.
 type Probed = Result<Vec<Option<u32>>, String>;
 
+/// See [`ControlClient::silence`].
+pub(crate) struct Silence(Arc<Mailbox>);
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        self.0.silence(false);
+    }
+}
+
 /// A handle to the control channel of one VM. Clones share the channel; the last one closes it.
 #[derive(Clone, Debug)]
 pub struct ControlClient {
@@ -228,6 +237,13 @@ impl ControlClient {
     /// Deadline, end of the VM, loss of the session.
     pub async fn shutdown(&self, reboot: bool, deadline: Duration) -> Result<(), ControlError> {
         self.ask("shutdown", deadline, |reply| Request::Shutdown { reboot, reply }).await
+    }
+
+    /// Keeps everything from the guest until what this gives is dropped. A hypervisor takes what is written to it also
+    /// while the guest is stopped, and puts it into the guest's memory.
+    pub(crate) fn silence(&self) -> Silence {
+        self.mailbox().silence(true);
+        Silence(Arc::clone(&self.inner.mailbox))
     }
 
     /// Lets the guest come to rest, before it is frozen as a template.

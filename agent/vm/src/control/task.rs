@@ -103,7 +103,7 @@ impl Task {
                         _ => {}
                     }
                 }
-                ready = stream.writable(), if !session.out.is_empty() && session.pacer.room() > 0 => {
+                ready = stream.writable(), if !session.out.is_empty() && session.pacer.room() > 0 && !self.mailbox.is_silent() => {
                     let allowed = session.out.len().min(session.pacer.room());
                     let written = ready.and_then(|()| stream.try_write(&session.out.make_contiguous()[..allowed]));
                     match written {

@@ -42,6 +42,8 @@ impl Machine {
             Some(hello) => hello.boot_id,
             None => control.hello(HELLO_DEADLINE).await?.boot_id,
         };
+        // What came between the saving of the devices and that of the memory would be in one and not in the other.
+        let silence = control.silence();
         let was_paused = self.is_paused();
         if !was_paused {
             self.stand_still(true).await?;
@@ -49,6 +51,7 @@ impl Machine {
         let saved = self.save(store).await;
         // Whatever came of it, the guest goes on.
         let went_on = if was_paused { Ok(()) } else { self.stand_still(false).await };
+        drop(silence);
         let (state, chunks) = saved?;
         went_on?;
         let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
