@@ -34,7 +34,9 @@ pub fn signal(pid: u32, signal: Signal) {
 /// When there is no such process, or it does not go.
 pub fn kill(pid: u32) {
     signal(pid, Signal::SIGKILL);
-    crate::until("the end of a killed process", || !alive(pid));
+    // Its first thread is a zombie while others still end, and until they have, its sockets are there.
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    crate::until("the end of a killed process", || !alive(pid) && threads() <= 1);
 }
 
 /// All processes: id, command line and control groups.

@@ -99,12 +99,13 @@ fn every_command_has_help_that_fits_a_terminal() {
         ("up", &["--hypervisor", "--rollback", "--no-check", "--concurrency", "--mongodb", "--no-telemetry"][..]),
         ("exec", &["--interactive", "--tty", "--stream", "--timeout", "--env"]),
         ("logs", &["--lines", "--follow"]),
-        ("vm", &["stop", "start", "reboot", "pause", "resume", "--force"]),
+        ("vm", &["stop", "start", "reboot", "pause", "resume", "snapshot", "restore", "snapshots"]),
         ("ps", &["--all", "--failed"]),
         ("controller", &["status", "stop", "--mongodb", "--no-telemetry"]),
     ] {
         let _ = fleet.ok(&[command, "--help"]).says(options);
     }
+    let _ = fleet.ok(&["vm", "stop", "--help"]).says(&["--force"]);
     let _ = fleet
         .ok(&["telemetry", "query", "--help"])
         .says(&["--metric", "--since", "--bucket", "--agg", "--events", "--format"]);

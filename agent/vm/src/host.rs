@@ -248,6 +248,11 @@ impl HostInner {
             // Only now, with the pidfd at hand, does the start time prove that it is the same process.
             let same = Stat::read(process.pid).ok().filter(|stat| stat.start == process.start && stat.state != 'Z');
             if let (Some(pidfd), Some(_)) = (alive, same) {
+                if procs::waits_to_be_let_go(process.pid) {
+                    // The agent that made it has died, which it is just about to learn.
+                    end_group(cgroup.as_ref(), process).await?;
+                    return Ok(Adopted::NeverStarted { spec: Box::new(record.spec) });
+                }
                 if record.filling || record.origin.is_some() && waits_for_state(&record, process.pid) {
                     end_group(cgroup.as_ref(), process).await?;
                     return Ok(Adopted::NeverStarted { spec: Box::new(record.spec) });

@@ -80,6 +80,19 @@ pub(crate) fn session_members(session: i32) -> Vec<i32> {
         .collect()
 }
 
+/// Whether a process is one that its agent has not let go yet (see spawn): until then, and never afterwards, it blocks
+/// all signals that a process can block.
+pub(crate) fn waits_to_be_let_go(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| blocks_everything(&status))
+}
+
+fn blocks_everything(status: &str) -> bool {
+    // Of 64 signals the kernel lets nobody block two, and the C library keeps two for itself (nptl(7)).
+    const BLOCKABLE: u32 = 60;
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigBlk:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask.count_ones() >= BLOCKABLE)
+}
+
 /// Time on the processors of a process and all of its descendants.
 pub(crate) fn tree_cpu(pid: i32) -> io::Result<Duration> {
     let mut total = Stat::read(pid)?.cpu();
@@ -164,6 +177,13 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         let session = Stat::read(pid).unwrap().session;
         assert!(session_members(session).contains(&pid));
+    }
+
+    #[test]
+    fn a_process_that_blocks_some_signals_runs() {
+        assert!(blocks_everything("Name:\tfleet\nSigBlk:\tfffffffe7ffbfeff\n"));
+        assert!(!blocks_everything("SigBlk:\t0000000010002240\n"));
+        assert!(!blocks_everything(""));
     }
 
     #[test]

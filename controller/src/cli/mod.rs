@@ -106,7 +106,7 @@ enum Command {
     Console(guest::ConsoleArgs),
     /// Show what a VM wrote on its console
     Logs(guest::LogsArgs),
-    /// Stop, start, reboot, pause and resume VMs
+    /// Stop, start, reboot, pause and resume VMs; keep and restore their state
     Vm(vm::VmArgs),
     /// Show what merging of equal memory pages saves and costs, and why
     Ksm(ksm::KsmArgs),

@@ -236,6 +236,7 @@ mod tests {
         let child =
             run("echo one >&3; echo two >&4; cd /proc/$$/fd; echo *; echo $A $(cut -d' ' -f6 ../stat)", &fds, &output);
         let pid = child.pid();
+        assert!(crate::procs::waits_to_be_let_go(pid), "an agent that finds it now can tell");
         wait(&child.go().unwrap());
         assert_eq!(text(&mut passed), "one\ntwo\n");
         let (fds, rest) = text(&mut output).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
