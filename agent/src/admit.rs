@@ -12,8 +12,8 @@ use crate::choose::hypervisor_kind;
 use crate::slot::Wanted;
 
 const MIB: u64 = 1024 * 1024;
-/// What a QEMU process needs beside its guest's memory: code, heap, translated blocks (16 MiB under TCG).
-const QEMU_OVERHEAD: u64 = 40 * MIB;
+/// What a QEMU process needs beside its guest's memory and translated code: heap, relocations, stacks (measured: 10 MB).
+const QEMU_OVERHEAD: u64 = 10 * MIB;
 /// What a UML process needs beside its guest's memory.
 const UML_OVERHEAD: u64 = 2 * MIB;
 /// What is left to the host, in bytes.
@@ -107,11 +107,11 @@ fn overcommit(factor: Option<u32>) -> String {
     })
 }
 
-/// Bytes that a VM's process needs beside its guest's memory.
-pub fn overhead(hypervisor: HypervisorKind) -> u64 {
+/// Bytes that the process of a VM needs beside its guest's memory, of which there are `memory` bytes.
+pub fn overhead(hypervisor: HypervisorKind, memory: u64) -> u64 {
     match hypervisor {
         HypervisorKind::Uml => UML_OVERHEAD,
-        HypervisorKind::Qemu => QEMU_OVERHEAD,
+        HypervisorKind::Qemu => QEMU_OVERHEAD + fleet_vm::hypervisor::translations_mib(memory.div_ceil(MIB)) * MIB,
     }
 }
 
@@ -143,7 +143,7 @@ impl Demand {
 
     /// Bytes that count in all: of its guest's memory, and its process.
     pub fn bytes(self) -> u64 {
-        self.guest().saturating_add(overhead(self.kind))
+        self.guest().saturating_add(overhead(self.kind, self.memory))
     }
 
     fn tasks(self) -> u64 {

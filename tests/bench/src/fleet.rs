@@ -119,6 +119,9 @@ pub fn run(fleet: &Path, images: &Path, load: &Load) -> Result<Run> {
     Ok(run)
 }
 
+/// What is promised to guests beyond what the host has: they touch a part of their memory only.
+const OVERCOMMIT: u32 = 8;
+
 /// The network file of a load. A Linux bridge has at most 1023 ports, so a lan gets a thousand VMs at most.
 fn network(load: &Load) -> String {
     let mut text = String::new();
@@ -130,8 +133,9 @@ fn network(load: &Load) -> String {
             String::new()
         };
         let (image, hypervisor, memory) = (&load.image, load.hypervisor(), load.memory_mib);
-        text +=
-            &format!("vm web{lan}[0..{count}] {{ {on}image \"{image}\"; hypervisor {hypervisor}; mem {memory}MiB }}\n");
+        text += &format!(
+            "vm web{lan}[0..{count}] {{ {on}image \"{image}\"; hypervisor {hypervisor}; mem {memory}MiB; overcommit {OVERCOMMIT} }}\n"
+        );
     }
     text
 }

@@ -147,6 +147,7 @@ async fn main() -> Result<()> {
             eprintln!("bench: {name}, run {run} of {}: fleet up, {} VMs", cli.runs, cli.count);
             case.fleet.push(fleet::run(&cli.fleet, &cli.images, &case.load)?);
         }
+        eprint!("{}", report::table(&case));
         cases.push(case);
     }
     let section = report::section(&cases, cli.count);

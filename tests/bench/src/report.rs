@@ -45,7 +45,8 @@ pub fn section(cases: &[Case], count: u32) -> String {
     text
 }
 
-fn table(case: &Case) -> String {
+/// The table of one case.
+pub fn table(case: &Case) -> String {
     let (load, n) = (&case.load, f64::from(case.load.count));
     let what = if load.clones { "QEMU clones" } else { "user-mode Linux" };
     let wired = if load.wired { "each with an interface on a lan" } else { "without network" };

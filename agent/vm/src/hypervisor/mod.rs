@@ -23,6 +23,7 @@ use crate::error::VmError;
 use crate::paths::VmPaths;
 use crate::spec::VmSpec;
 
+pub use qemu::translations_mib;
 pub(crate) use qemu::{PROGRAM as QEMU_PROGRAM, accelerator_args as qemu_accelerator_args};
 
 /// Every hypervisor.

@@ -46,14 +46,18 @@ pub(crate) const PROGRAM: Program = Program { name: "qemu-system-x86_64", packag
 /// A guest of this size in MiB or less is a tiny one: it runs little code.
 const TINY_MIB: u64 = 48;
 
+/// MiB of translated code that a VM with this memory in MiB may keep without hardware virtualisation: enough for its
+/// guest, and memory that no other process shares.
+pub const fn translations_mib(memory_mib: u64) -> u64 {
+    if memory_mib <= TINY_MIB { 8 } else { 16 }
+}
+
 /// The accelerator and processor of a VM with this memory in MiB; the probe uses the same, so what it found holds for VMs.
 pub(crate) fn accelerator_args(accelerator: Accelerator, memory_mib: u64) -> [String; 4] {
     match accelerator {
         Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"].map(str::to_owned),
         Accelerator::Tcg => {
-            // MiB of translations: enough for a small guest, and they are memory that no other process shares.
-            let translations = if memory_mib <= TINY_MIB { 8 } else { 16 };
-            let accelerator = format!("tcg,tb-size={translations}");
+            let accelerator = format!("tcg,tb-size={}", translations_mib(memory_mib));
             ["-accel".to_owned(), accelerator, "-cpu".to_owned(), "qemu64,+arat".to_owned()]
         }
     }

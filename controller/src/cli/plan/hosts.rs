@@ -139,7 +139,8 @@ impl Commitments {
         let kind = vm.hypervisor.unwrap_or(self.preferred);
         let (uml, qemu) = self.images.get(vm.image).copied().unwrap_or((DEFAULT_UML, DEFAULT_QEMU));
         let default = if kind == HypervisorKind::Uml { uml } else { qemu };
-        vm.committed(vm.memory.unwrap_or(default)).saturating_add(fleet_agent::overhead(kind))
+        vm.committed(vm.memory.unwrap_or(default))
+            .saturating_add(fleet_agent::overhead(kind, vm.memory.unwrap_or(default)))
     }
 }
 
