@@ -128,7 +128,9 @@ fn guest(cli: &Cli) -> Result<Guest> {
     let image = image.context("the bench needs an image with the tiny kernels: `make kernels`")?;
     let x86 = image.x86.context("the image has no kernel for QEMU")?;
     let memory = cli.memory.unwrap_or(x86.min_mem_mib);
-    Ok(Guest { kernel: x86.vmlinux, initrd: x86.initrd, memory, cmdline: x86.cmdline, acpi: x86.acpi })
+    // The console tells when the template's init runs, and must not be quiet for that.
+    let words = x86.cmdline.split_whitespace().filter(|word| *word != "quiet").collect::<Vec<_>>();
+    Ok(Guest { kernel: x86.vmlinux, initrd: x86.initrd, memory, cmdline: words.join(" "), acpi: x86.acpi })
 }
 
 /// Reads until the part is reached and the time after is over. `best` is what an earlier regulator reached; the first
