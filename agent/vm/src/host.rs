@@ -314,8 +314,8 @@ fn no_huge_pages() {
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
-/// Frequency of the time stamp counter, measured against the kernel's clock. An emulated guest has no other clock to
-/// measure it with.
+/// Frequency of the time stamp counter in kHz, measured against the kernel's clock. An emulated guest has no other clock
+/// to measure it with.
 pub fn tsc_khz() -> u64 {
     // SAFETY: every x86-64 processor has the instruction.
     let ticks = || unsafe { std::arch::x86_64::_rdtsc() };
