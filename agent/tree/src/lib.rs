@@ -24,6 +24,7 @@ mod names;
 mod outcomes;
 pub mod plan;
 mod progress;
+mod redb_log;
 mod relay;
 mod task;
 
@@ -38,5 +39,6 @@ pub use names::{NameSet, Style, fold_names};
 pub use outcomes::Outcomes;
 pub use plan::recommended_k;
 pub use progress::ProgressSum;
+pub use redb_log::RedbLog;
 pub use relay::{Call, CallError, Config, DownStream, Event, Node, Parts, Root, RootWave, Sink, reason};
 pub use task::{Class, class, content};

@@ -86,7 +86,8 @@ pub(crate) struct Engine {
     running: Mutex<HashMap<Key, Arc<Running>>>,
     /// Outcomes of commands, which only this process remembers.
     once: MemoryLog,
-    tasks: Mutex<JoinSet<()>>,
+    /// None once it was stopped.
+    tasks: Mutex<Option<JoinSet<()>>>,
 }
 
 pub(crate) struct Host {
@@ -116,15 +117,15 @@ impl Node {
         answer
     }
 
-    /// Stops all waves and streams without waiting for them.
+    /// Like [`Node::stop`], without waiting.
     pub fn kill(&self) {
-        lock(&self.engine.tasks).abort_all();
+        drop(lock(&self.engine.tasks).take());
     }
 
     /// Stops all waves, as the end of the process would: what was intended and is not finished stays so in the log.
+    /// Whoever asks from now on is answered nothing.
     pub async fn stop(&self) {
-        let mut tasks = std::mem::take(&mut *lock(&self.engine.tasks));
-        tasks.shutdown().await;
+        self.engine.stop().await;
     }
 }
 
@@ -146,7 +147,7 @@ impl Engine {
             blobs: Mutex::new(BlobCache::new(config.blob_bytes)),
             running: Mutex::default(),
             once: MemoryLog::default(),
-            tasks: Mutex::default(),
+            tasks: Mutex::new(Some(JoinSet::new())),
             started: Instant::now(),
             config,
             link,
@@ -173,7 +174,7 @@ impl Engine {
         let mut needed = task::content(&task).map_err(invalid)?;
         let key = (class != Class::Reads).then(|| Key { op_id: op.op_id.clone(), members: members_hash });
         if let Some(key) = &key {
-            match self.find(key, class).await? {
+            match self.find(key, class).await {
                 Found::Running(follower) => return Ok(follower.follow(down, up).await),
                 Found::Ended(end) => {
                     drop(up.send(Ok(WaveUp { message: Some(wave_up::Message::End(end)) })).await);
@@ -210,18 +211,26 @@ impl Engine {
         Ok(())
     }
 
-    async fn find(&self, key: &Key, class: Class) -> Result<Found, WaveError> {
+    async fn find(&self, key: &Key, class: Class) -> Found {
         if let Some(running) = lock(&self.running).get(key) {
-            return Ok(Found::Running(Running::follower(running)));
+            return Found::Running(Running::follower(running));
         }
-        let ended = match (class, &self.host) {
-            (Class::Once, _) => self.once.get(key),
-            (_, Some(host)) => {
-                host.log.outcome(key).await.map_err(|error| refused(Code::Internal, error.to_string()))?
-            }
-            (_, None) => None,
-        };
-        Ok(ended.map_or(Found::New, Found::Ended))
+        self.ended(key, class).await.map_or(Found::New, Found::Ended)
+    }
+
+    /// The outcome that is remembered.
+    async fn ended(&self, key: &Key, class: Class) -> Option<WaveEnd> {
+        match (class, &self.host) {
+            (Class::Changes, Some(host)) => match host.log.outcome(key).await {
+                Ok(end) => end,
+                // It is done again, unless its intent cannot be written either.
+                Err(error) => {
+                    tracing::error!(op = key.op_id, %error, "the log of operations could not be read");
+                    None
+                }
+            },
+            _ => self.once.get(key),
+        }
     }
 
     /// Content by its hashes, asked of the parent where it is not here; none when the parent has gone.
@@ -280,14 +289,27 @@ impl Engine {
             if let Some(running) = running.get(key) {
                 return Ok(Running::follower(running));
             }
+            // It can have begun and ended since it was looked for. What is durable is looked for again below.
+            if let Some(end) = self.once.get(key) {
+                outlet.end.send_replace(Some(Arc::new(end)));
+                return Ok(follower);
+            }
             running.insert(key.clone(), Arc::clone(follower.running()));
         }
         let class = order.class;
         let running = Arc::clone(follower.running());
-        let wave = Wave::new(Arc::clone(self), order, running.cancel.clone(), outlet.replies.clone());
-        let driver = Driver { wave, running, outlet };
         let engine = Arc::clone(self);
         self.spawn(async move {
+            if let Some(key) = &key
+                && let Some(end) = engine.ended(key, class).await
+            {
+                outlet.end.send_replace(Some(Arc::new(end)));
+                lock(&engine.running).remove(key);
+                return;
+            }
+            let replies = outlet.replies.clone();
+            let wave = Wave::new(Arc::clone(&engine), order, running.cancel.clone(), replies);
+            let driver = Driver { wave, running, outlet };
             let remember = |end: WaveEnd| {
                 let (engine, key) = (&engine, &key);
                 async move {
@@ -316,9 +338,17 @@ impl Engine {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = lock(&self.tasks);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
+        if let Some(tasks) = &mut *lock(&self.tasks) {
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(task);
+        }
+    }
+
+    async fn stop(&self) {
+        let tasks = lock(&self.tasks).take();
+        if let Some(mut tasks) = tasks {
+            tasks.shutdown().await;
+        }
     }
 }
 

@@ -120,8 +120,7 @@ impl Root {
 
     /// Stops all waves at once, without their ends.
     pub async fn stop(&self) {
-        let mut tasks = std::mem::take(&mut *super::lock(&self.engine.tasks));
-        tasks.shutdown().await;
+        self.engine.stop().await;
     }
 }
 
