@@ -164,7 +164,7 @@ impl Engine {
         };
         let invalid = |why: String| refused(Code::InvalidArgument, why);
         let now = Instant::now();
-        let WaveOpen { op, k, remaining_ms, members, dead, task, age_ms } = open;
+        let WaveOpen { op, k, remaining_ms, members, dead, task, age_ms, again } = open;
         let (Some(op), Some(task)) = (op, task) else {
             return Err(refused(Code::InvalidArgument, "the opening of the wave lacks its operation or its task"));
         };
@@ -203,6 +203,7 @@ impl Engine {
             dead: dead.into_iter().filter_map(|at| usize::try_from(at).ok()).collect::<HashSet<_>>(),
             began: now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now),
             deadline,
+            again,
             task,
             members,
         };
@@ -265,7 +266,10 @@ impl Engine {
                 Some(wave_down::Message::Blob(blob)) => {
                     let hash = hash_of(&blob.content);
                     if hash != *blob.hash || !lacks.contains(&hash) {
-                        return Err(refused(Code::InvalidArgument, "content came that is damaged or was not asked for"));
+                        return Err(refused(
+                            Code::InvalidArgument,
+                            "content came that is damaged or was not asked for",
+                        ));
                     }
                     lacks.retain(|lacked| *lacked != hash);
                     let blob = Bytes::from(blob.content);
