@@ -75,7 +75,7 @@ impl NameSet {
             Style::Hosts => split_host(name),
             Style::Guests => split_guest(name),
         };
-        match number.and_then(|digits| parse_number(digits)) {
+        match number.and_then(parse_number) {
             Some((value, width)) => self.insert_run(before, after, width, (value, value)),
             None => self.insert_plain(name),
         }

@@ -175,7 +175,10 @@ impl Engine {
         let key = (class != Class::Reads).then(|| Key { op_id: op.op_id.clone(), members: members_hash });
         if let Some(key) = &key {
             match self.find(key, class).await {
-                Found::Running(follower) => return Ok(follower.follow(down, up).await),
+                Found::Running(follower) => {
+                    follower.follow(down, up).await;
+                    return Ok(());
+                }
                 Found::Ended(end) => {
                     drop(up.send(Ok(WaveUp { message: Some(wave_up::Message::End(end)) })).await);
                     return Ok(());
@@ -287,7 +290,7 @@ impl Engine {
     fn begin(self: &Arc<Self>, order: Order, key: Option<Key>) -> Result<Follower, WaveError> {
         let permit = Arc::clone(&self.waves).try_acquire_owned();
         let permit = permit.map_err(|_| refused(Code::ResourceExhausted, "too many waves at a time"))?;
-        let (follower, outlet) = Running::new();
+        let (follower, outlet) = Running::begin();
         if let Some(key) = &key {
             let mut running = lock(&self.running);
             if let Some(running) = running.get(key) {
