@@ -95,7 +95,7 @@ impl Agent {
             hub: Arc::new(Hub::new(&config.host)),
             images: ImageStore::open(&config.image_store)?,
             gate: Gate::adaptive(),
-            snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"))),
+            snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"), config.snapshot_quota)),
             vms,
             ksm: OnceCell::new(),
             probed: OnceCell::new(),

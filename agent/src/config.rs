@@ -26,6 +26,8 @@ pub struct AgentConfig {
     pub ksm: fleet_vm::Merge,
     /// VMs of one image and shape start as clones of a template, where the hypervisor can do that.
     pub clones: bool,
+    /// What all snapshots of this host may take.
+    pub snapshot_quota: fleet_vm::SnapshotQuota,
     /// Between two samples.
     pub sample_interval: Duration,
 }

@@ -152,10 +152,8 @@ impl AgentService for Service {
         };
         let mut removed = 0;
         if let Some(experiment) = only.as_ref().filter(|_| !remove.is_empty()) {
-            for snapshot in list(only.clone()).await?.iter().filter(|snapshot| snapshot.name == remove) {
-                let gone = self.agent.snapshots().remove(experiment, &snapshot.vm, &remove).await;
-                removed += u32::from(gone.map_err(|error| Status::internal(error.to_string()))?);
-            }
+            let gone = self.agent.snapshots().remove(experiment, &remove).await;
+            removed = gone.map_err(|error| Status::internal(error.to_string()))?;
         }
         let host = &self.agent.config.host;
         let snapshots = list(only).await?.into_iter().map(|snapshot| Snapshot {

@@ -4,9 +4,12 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use fleet_vm::SnapshotQuota;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use crate::size::size;
 
 /// Read when neither `--config` nor `FLEET_CONFIG` names another file; it need not exist.
 pub const DEFAULT_CONFIG_FILE: &str = "/etc/fleet/config.toml";
@@ -40,6 +43,7 @@ struct File {
     host: Option<String>,
     hypervisor: Option<String>,
     clones: Option<bool>,
+    snapshot_quota: Option<Quota>,
     mongodb: Option<String>,
     telemetry: Option<bool>,
     telemetry_interval_seconds: Option<u32>,
@@ -48,6 +52,25 @@ struct File {
     group: Option<String>,
     #[serde(default)]
     ksm: fleet_vm::Merge,
+}
+
+/// `"20GiB"`, or `"50%"` of what the disk would have free without snapshots.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Quota(SnapshotQuota);
+
+impl TryFrom<String> for Quota {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let percent =
+            |text: &str| text.trim().parse().ok().filter(|percent| *percent <= 100).map(SnapshotQuota::Percent);
+        let quota = match text.strip_suffix('%') {
+            Some(text) => percent(text),
+            None => size(&text).map(SnapshotQuota::Bytes),
+        };
+        quota.map(Quota).ok_or_else(|| format!("\"{text}\" is no quota; write \"20GiB\" or \"50%\""))
+    }
 }
 
 /// What the command line says; everything else comes from the file.
@@ -82,6 +105,8 @@ pub struct Config {
     pub hypervisor: Option<String>,
     /// Whether VMs of one image and shape start as clones of a template.
     pub clones: bool,
+    /// What all snapshots of this host may take.
+    pub snapshot_quota: SnapshotQuota,
     /// URI of the telemetry server; `None`: run one if there is one to run.
     pub mongodb: Option<String>,
     /// Whether telemetry is wanted at all.
@@ -119,6 +144,7 @@ impl Config {
         config.host = file.host.unwrap_or(config.host);
         config.hypervisor = file.hypervisor;
         config.clones = file.clones.unwrap_or(config.clones);
+        config.snapshot_quota = file.snapshot_quota.map(|quota| quota.0).unwrap_or_default();
         config.mongodb = overrides.mongodb.clone().or(file.mongodb);
         config.telemetry = !overrides.no_telemetry && file.telemetry.unwrap_or(true);
         config.telemetry_interval_seconds =
@@ -141,6 +167,7 @@ impl Config {
             host: host_name(),
             hypervisor: None,
             clones: true,
+            snapshot_quota: SnapshotQuota::default(),
             mongodb: None,
             telemetry: true,
             telemetry_interval_seconds: 5,
@@ -224,6 +251,18 @@ mod tests {
     #[test]
     fn clones_are_on_unless_the_file_says_otherwise() {
         assert!(load("", Overrides::default()).unwrap().clones);
+    }
+
+    #[test]
+    fn snapshots_have_half_of_the_disk_unless_the_file_gives_a_size_or_a_share() {
+        let quota = |text: &str| load(text, Overrides::default()).map(|config| config.snapshot_quota);
+        assert_eq!(quota("").unwrap(), SnapshotQuota::Percent(50));
+        assert_eq!(quota("snapshot_quota = \"20GiB\"").unwrap(), SnapshotQuota::Bytes(20 << 30));
+        assert_eq!(quota("snapshot_quota = \"10%\"").unwrap(), SnapshotQuota::Percent(10));
+        for wrong in ["20", "20GB", "101%", "-1%", "%", "half"] {
+            let error = quota(&format!("snapshot_quota = \"{wrong}\"")).unwrap_err().to_string();
+            assert!(error.contains("no quota") && error.contains("20GiB"), "{wrong}: {error}");
+        }
     }
 
     #[test]

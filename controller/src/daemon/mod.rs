@@ -283,6 +283,7 @@ fn agent_config(config: &Config) -> AgentConfig {
         hypervisor: config.hypervisor.clone(),
         ksm: config.ksm,
         clones: config.clones,
+        snapshot_quota: config.snapshot_quota,
         sample_interval: Duration::from_secs(config.telemetry_interval_seconds.into()),
     }
 }

@@ -8,6 +8,7 @@ use netlang::{Host, HypervisorKind, Plan, VmShape};
 use serde::Deserialize;
 
 use crate::cli::{Context, Failure};
+use crate::size::size;
 
 const MIB: u64 = 1 << 20;
 /// Memory of a VM whose file gives none, as long as its image is not here to say so: that of the image `tiny`.
@@ -49,18 +50,6 @@ impl TryFrom<toml::Value> for Size {
         };
         bytes.map(Size).ok_or_else(|| format!("{value} is no size; write \"64GiB\", \"512MiB\" or bytes"))
     }
-}
-
-fn size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let unit = match text[digits..].trim() {
-        "KiB" => 1 << 10,
-        "MiB" => MIB,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// The hosts of a TOML file. What a host needs itself is not given to VMs.
@@ -148,14 +137,6 @@ impl Commitments {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units_of_1024() {
-        assert_eq!(size("64GiB"), Some(64 << 30));
-        assert_eq!(size("512 MiB"), Some(512 << 20));
-        assert_eq!(size("64GB"), None);
-        assert_eq!(size("99999999999999TiB"), None);
-    }
 
     #[test]
     fn a_file_of_hosts_is_read_whole_or_refused() {
