@@ -62,7 +62,10 @@ impl Authority {
             Some(text) => HostKey::from_pem(&text)
                 .map_err(|error| PkiError::Damaged { path: key_path, reason: error.to_string() })?,
             None if known.is_some() => {
-                return Err(PkiError::Damaged { path: key_path, reason: "it is missing beside its certificate".into() });
+                return Err(PkiError::Damaged {
+                    path: key_path,
+                    reason: "it is missing beside its certificate".into(),
+                });
             }
             None => {
                 let key = HostKey::generate()?;

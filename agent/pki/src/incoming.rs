@@ -78,7 +78,8 @@ pub fn incoming(
                 }
             };
             let address = tcp.peer_addr().ok()?;
-            let shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(tcp, address, &acceptor, &trust, strangers));
+            let shaken =
+                tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(tcp, address, &acceptor, &trust, strangers));
             match shaken.await {
                 Ok(Ok(stream)) => return Some(Ok(stream)),
                 Ok(Err(reason)) => tracing::warn!(peer = %address, %reason, "a connection was refused"),

@@ -45,5 +45,6 @@ pub use name::{Identity, NameError, Role, check_name};
 pub use peer::{Peer, Who, peer, require};
 pub use refusal::{Refusal, refusal};
 pub use revoked::Revoked;
+pub use rustls::pki_types::CertificateDer;
 pub use stored::{Stored, StoredMembership};
 pub use token::{Token, TokenError};

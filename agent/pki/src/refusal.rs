@@ -98,7 +98,7 @@ impl From<&rustls::Error> for Refusal {
 fn alert_in_words(alert: AlertDescription) -> Option<&'static str> {
     Some(match alert {
         AlertDescription::CertificateRevoked => REVOKED_BY_PEER,
-        AlertDescription::CertificateExpired => "it takes this host's certificate for expired; a clock may be wrong",
+        AlertDescription::CertificateExpired => EXPIRED_AT_PEER,
         AlertDescription::UnknownCA => "this host's certificate is not of its fleet",
         AlertDescription::CertificateRequired => "it wants a certificate",
         AlertDescription::BadCertificate
@@ -109,12 +109,18 @@ fn alert_in_words(alert: AlertDescription) -> Option<&'static str> {
     })
 }
 
+const EXPIRED_AT_PEER: &str = "this host's certificate has expired there, or is not valid yet; a clock may be wrong";
 const REVOKED_BY_PEER: &str = "this host was removed from the fleet; a new token lets it in again";
 
 impl Refusal {
     /// Whether the other side says that this host was removed from the fleet.
     pub fn is_removal(&self) -> bool {
         *self == Self::ByPeer(REVOKED_BY_PEER)
+    }
+
+    /// Whether the other side says that this host's certificate has expired.
+    pub fn is_expiry(&self) -> bool {
+        *self == Self::ByPeer(EXPIRED_AT_PEER)
     }
 }
 

@@ -17,6 +17,9 @@ pub struct Stored {
     pub name: String,
     /// Where the controller is, "address:port".
     pub controller: String,
+    /// Id of the token that it joined with last.
+    #[serde(default)]
+    pub token: String,
     /// The host's secret key, PKCS #8 in PEM.
     pub key: String,
     /// What the controller gave; `None` until it has.
@@ -112,6 +115,7 @@ mod tests {
         let stored = Stored {
             name: "h1".into(),
             controller: "10.0.0.1:7117".into(),
+            token: "t".into(),
             key: "secret".into(),
             membership: Some(StoredMembership::new(&certificate, &certificate, 5, 6)),
         };
