@@ -221,11 +221,12 @@ impl Experiment {
         }
     }
 
-    /// Guest memory of the VMs that have a process, in bytes.
-    pub fn committed_bytes(&self) -> u64 {
+    /// The VMs that have a process: how many, and their guest memory in bytes.
+    pub fn committed(&self) -> (u32, u64) {
         let running =
             |slot: &&Arc<Slot>| !matches!(slot.state(), VmState::Stopped | VmState::Failed | VmState::Pending);
-        self.slots().iter().filter(running).map(|slot| slot.wanted().spec.memory_bytes).sum()
+        let memory = |slot: &Arc<Slot>| slot.wanted().spec.memory_bytes;
+        self.slots().iter().filter(running).fold((0, 0), |(vms, bytes), slot| (vms + 1, bytes + memory(slot)))
     }
 
     /// Remembers a spec, and that it is being applied, before anything is done.

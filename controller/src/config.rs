@@ -14,6 +14,9 @@ use crate::size::size;
 /// Read when neither `--config` nor `FLEET_CONFIG` names another file; it need not exist.
 pub const DEFAULT_CONFIG_FILE: &str = "/etc/fleet/config.toml";
 
+/// Shorter, and a host would be busy with nothing else; seconds.
+const MIN_CERTIFICATE_LIFE: u32 = 6;
+
 /// Why the settings could not be had.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -50,6 +53,11 @@ struct File {
     metrics_address: Option<String>,
     image_store: Option<PathBuf>,
     group: Option<String>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    underlay: Option<String>,
+    certificate_life_seconds: Option<u32>,
+    heartbeat_seconds: Option<u32>,
     #[serde(default)]
     ksm: fleet_vm::Merge,
 }
@@ -84,6 +92,12 @@ pub struct Overrides {
     pub mongodb: Option<String>,
     /// `--no-telemetry`.
     pub no_telemetry: bool,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--advertise`.
+    pub advertise: Option<String>,
+    /// `--underlay`.
+    pub underlay: Option<String>,
 }
 
 /// The settings in force.
@@ -119,6 +133,17 @@ pub struct Config {
     pub ksm: fleet_vm::Merge,
     /// Group whose members may use the local socket.
     pub group: String,
+    /// Where the controller listens for hosts, or the agent for its fleet, "address[:port]"; `None`: the controller
+    /// nowhere, the agent of a fleet everywhere.
+    pub listen: Option<String>,
+    /// Where others reach the agent, "address[:port]"; `None`: where it calls from.
+    pub advertise: Option<String>,
+    /// This host's address for segments over hosts; `None`: the agent's.
+    pub underlay: Option<String>,
+    /// Seconds that the certificate of a host lives.
+    pub certificate_life_seconds: u32,
+    /// Seconds between two beats of a host.
+    pub heartbeat_seconds: u32,
     /// `--root`, for handing on to a daemon.
     pub root: Option<PathBuf>,
     /// The configuration file that was read, for handing on to a daemon.
@@ -152,6 +177,12 @@ impl Config {
         config.metrics_address = file.metrics_address.unwrap_or(config.metrics_address);
         config.image_store = file.image_store.unwrap_or(config.image_store);
         config.group = file.group.unwrap_or(config.group);
+        config.listen = overrides.listen.clone().or(file.listen);
+        config.advertise = overrides.advertise.clone().or(file.advertise);
+        config.underlay = overrides.underlay.clone().or(file.underlay);
+        config.certificate_life_seconds =
+            file.certificate_life_seconds.unwrap_or(config.certificate_life_seconds).max(MIN_CERTIFICATE_LIFE);
+        config.heartbeat_seconds = file.heartbeat_seconds.unwrap_or(config.heartbeat_seconds).max(1);
         config.ksm = file.ksm;
         Ok(config)
     }
@@ -173,6 +204,11 @@ impl Config {
             telemetry_interval_seconds: 5,
             metrics_address: "127.0.0.1:9464".into(),
             ksm: fleet_vm::Merge::Off,
+            listen: None,
+            advertise: None,
+            underlay: None,
+            certificate_life_seconds: 24 * 3600,
+            heartbeat_seconds: 5,
             group: "fleet".into(),
             root: None,
             config_file: None,

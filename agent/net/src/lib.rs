@@ -21,6 +21,7 @@
 //! * `seen`: the same picture, read from the kernel; `diff`: the difference of the two, pure; `state`: their types;
 //! * `reconcile`: carries the difference out, round by round;
 //! * `netns`, `sysctl`, `tap`, `conn`, `messages`: the ways to the kernel;
+//! * `features`: what the kernel has beyond the basics;
 //! * `worker`: the thread on which all this happens; `counters`: traffic and the routers' state.
 //!
 //! It knows nothing of VMs, of the network language, or of other hosts.
@@ -30,6 +31,7 @@ mod conn;
 mod counters;
 mod diff;
 mod error;
+mod features;
 mod messages;
 mod naming;
 mod netns;
@@ -48,6 +50,7 @@ mod worker;
 pub use check::{MAX_BRIDGE_PORTS, SpecError};
 pub use counters::{PortCounters, RouterState};
 pub use error::NetError;
+pub use features::kernel_features;
 pub use netns::run_in;
 pub use network::Network;
 pub use paths::NetConfig;
