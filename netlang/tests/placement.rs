@@ -19,7 +19,7 @@ fn commits(vm: &VmShape<'_>) -> u64 {
 }
 
 fn host(name: &str, mib: u64) -> Host {
-    Host { name: name.into(), rack: None, tags: Vec::new(), memory: mib * MIB, cores: 2 }
+    Host { name: name.into(), rack: None, tags: Vec::new(), memory: mib * MIB, cores: 2, closed: false }
 }
 
 fn place(plan: &Plan, hosts: &[Host], previous: Option<&Placement>) -> Result<Placement, PlaceError> {
@@ -172,6 +172,7 @@ impl Model {
                 tags: if *tag { vec!["t".into()] } else { Vec::new() },
                 memory: mib * MIB,
                 cores: 1 + (number as u32 % 3),
+                closed: false,
             })
             .collect()
     }

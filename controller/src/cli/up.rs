@@ -119,7 +119,7 @@ async fn bring_up(
 
 /// An id that no other operation has.
 pub fn new_op() -> OpHeader {
-    OpHeader { op_id: uuid::Uuid::new_v4().to_string(), epoch: 0 }
+    OpHeader { op_id: uuid::Uuid::new_v4().to_string(), epoch: 0, generation: 0 }
 }
 
 /// How an operation ended.

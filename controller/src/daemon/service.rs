@@ -104,7 +104,7 @@ impl Shared {
     }
 
     fn header(&self, op: &OpHeader) -> OpHeader {
-        OpHeader { op_id: op.op_id.clone(), epoch: self.epoch }
+        OpHeader { op_id: op.op_id.clone(), epoch: self.epoch, generation: op.generation }
     }
 
     async fn up(self: Arc<Self>, op: OpHeader, spec: Spec, teller: operation::Teller) {

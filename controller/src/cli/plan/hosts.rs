@@ -72,6 +72,7 @@ pub fn read(path: &Path) -> Result<Vec<Host>, Failure> {
         tags: entry.tags,
         memory: entry.memory.0.saturating_sub(fleet_agent::RESERVE),
         cores: entry.cores,
+        closed: false,
     });
     Ok(hosts.collect())
 }
@@ -89,6 +90,7 @@ pub fn this_one(context: &Context) -> Result<Host, Failure> {
         tags: Vec::new(),
         memory: system.ram_total().saturating_sub(fleet_agent::RESERVE),
         cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        closed: false,
     })
 }
 
