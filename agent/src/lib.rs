@@ -43,5 +43,6 @@ pub use admit::{RESERVE, overhead};
 pub use agent::{Agent, AgentError};
 pub use config::AgentConfig;
 pub use experiment::any_remembered;
+pub use fleet_net::VXLAN_PORT;
 pub use fold::fold_names;
 pub use service::router;

@@ -46,6 +46,7 @@ struct File {
     metrics_address: Option<String>,
     image_store: Option<PathBuf>,
     group: Option<String>,
+    vxlan_port: Option<u16>,
     #[serde(default)]
     ksm: fleet_vm::Merge,
 }
@@ -94,6 +95,8 @@ pub struct Config {
     pub ksm: fleet_vm::Merge,
     /// Group whose members may use the local socket.
     pub group: String,
+    /// UDP port of the tunnels between hosts; the same on all of them.
+    pub vxlan_port: u16,
     /// `--root`, for handing on to a daemon.
     pub root: Option<PathBuf>,
     /// The configuration file that was read, for handing on to a daemon.
@@ -127,6 +130,7 @@ impl Config {
         config.image_store = file.image_store.unwrap_or(config.image_store);
         config.group = file.group.unwrap_or(config.group);
         config.ksm = file.ksm;
+        config.vxlan_port = file.vxlan_port.unwrap_or(config.vxlan_port);
         Ok(config)
     }
 
@@ -147,6 +151,7 @@ impl Config {
             metrics_address: "127.0.0.1:9464".into(),
             ksm: fleet_vm::Merge::Off,
             group: "fleet".into(),
+            vxlan_port: fleet_agent::VXLAN_PORT,
             root: None,
             config_file: None,
         }
