@@ -20,6 +20,8 @@ pub struct AgentConfig {
     pub image_store: PathBuf,
     /// Where namespaces are bound.
     pub netns_dir: PathBuf,
+    /// UDP port of the tunnels between hosts; the same on all of them.
+    pub vxlan_port: u16,
     /// Hypervisor for VMs whose file names none: "uml" or "qemu"; `None`: the best that works.
     pub hypervisor: Option<String>,
     /// What KSM may merge of VMs whose file says nothing about it.

@@ -176,7 +176,7 @@ impl Experiment {
                 return;
             }
         };
-        let status = slice.plan.routers().map(|router| {
+        let status = slice.routers().map(|router| {
             let found = seen.iter().find(|state| state.name == router.name);
             let reason = match found {
                 None => "its namespace is gone; `fleet up` makes it again".to_owned(),
@@ -214,8 +214,8 @@ impl Experiment {
             experiment: self.name().to_owned(),
             counts: slots.counts(),
             vms: count(slots.list.len()),
-            routers: slice.as_ref().map_or(0, |slice| count(slice.plan.router_count())),
-            segments: slice.as_ref().map_or(0, |slice| count(slice.plan.segment_count())),
+            routers: slice.as_ref().map_or(0, |slice| count(slice.router_count())),
+            segments: slice.as_ref().map_or(0, |slice| count(slice.segment_count())),
             busy: self.waiting.load(Ordering::Relaxed) > 0,
             source_name: slice.map(|slice| slice.spec.source_name.clone()).unwrap_or_default(),
         }

@@ -47,6 +47,7 @@ pub use agent::{Agent, AgentError};
 pub use config::AgentConfig;
 pub use epoch::{Epoch, EpochError};
 pub use experiment::any_remembered;
+pub use fleet_net::VXLAN_PORT;
 pub use fold::fold_names;
 pub use membership::{IDENTITY_FILE, JoinArgs, Membership, MembershipError, Prepared, prepare};
 pub use service::router;

@@ -58,6 +58,7 @@ struct File {
     underlay: Option<String>,
     certificate_life_seconds: Option<u32>,
     heartbeat_seconds: Option<u32>,
+    vxlan_port: Option<u16>,
     #[serde(default)]
     ksm: fleet_vm::Merge,
 }
@@ -144,6 +145,8 @@ pub struct Config {
     pub certificate_life_seconds: u32,
     /// Seconds between two beats of a host.
     pub heartbeat_seconds: u32,
+    /// UDP port of the tunnels between hosts; the same on all of them.
+    pub vxlan_port: u16,
     /// `--root`, for handing on to a daemon.
     pub root: Option<PathBuf>,
     /// The configuration file that was read, for handing on to a daemon.
@@ -184,6 +187,7 @@ impl Config {
             file.certificate_life_seconds.unwrap_or(config.certificate_life_seconds).max(MIN_CERTIFICATE_LIFE);
         config.heartbeat_seconds = file.heartbeat_seconds.unwrap_or(config.heartbeat_seconds).max(1);
         config.ksm = file.ksm;
+        config.vxlan_port = file.vxlan_port.unwrap_or(config.vxlan_port);
         Ok(config)
     }
 
@@ -210,6 +214,7 @@ impl Config {
             certificate_life_seconds: 24 * 3600,
             heartbeat_seconds: 5,
             group: "fleet".into(),
+            vxlan_port: fleet_agent::VXLAN_PORT,
             root: None,
             config_file: None,
         }

@@ -20,11 +20,15 @@
 //! * `wanted`: from the desired network to the devices and entries of each namespace, with their guards;
 //! * `seen`: the same picture, read from the kernel; `diff`: the difference of the two, pure; `state`: their types;
 //! * `reconcile`: carries the difference out, round by round;
+//! * `underlay`: what tunnels need of the network that joins the hosts;
 //! * `netns`, `sysctl`, `tap`, `conn`, `messages`: the ways to the kernel;
 //! * `features`: what the kernel has beyond the basics;
 //! * `worker`: the thread on which all this happens; `counters`: traffic and the routers' state.
 //!
-//! It knows nothing of VMs, of the network language, or of other hosts.
+//! A segment or link that crosses hosts has a *tunnel* (vxlan) here, whose socket is in the host's own namespace. It is
+//! born in the experiment's namespace, so also then the host's has no device, address or route more.
+//!
+//! It knows nothing of VMs or of the network language; what is on other hosts it is told.
 
 mod check;
 mod conn;
@@ -44,6 +48,7 @@ mod spec;
 mod state;
 mod sysctl;
 mod tap;
+mod underlay;
 mod wanted;
 mod worker;
 
@@ -56,6 +61,7 @@ pub use network::Network;
 pub use paths::NetConfig;
 pub use report::{NetReport, Progress, Step};
 pub use spec::{
-    Attachment, InterfaceSpec, Mac, NetworkOptions, NetworkSpec, PortSpec, RouteSpec, RouterSpec, SegmentSpec,
-    router_port_id,
+    Attachment, InterfaceSpec, Mac, NetworkOptions, NetworkSpec, PortSpec, RemoteStation, RouteSpec, RouterSpec,
+    SegmentSpec, TunnelSpec, router_port_id,
 };
+pub use underlay::{VXLAN_PORT, has_tunnels, overhead};

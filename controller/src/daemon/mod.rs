@@ -354,6 +354,7 @@ fn agent_config(config: &Config) -> AgentConfig {
         state_dir: config.state_dir.clone(),
         image_store: config.image_store.clone(),
         netns_dir: "/run/netns".into(),
+        vxlan_port: config.vxlan_port,
         hypervisor: config.hypervisor.clone(),
         ksm: config.ksm,
         clones: config.clones,
