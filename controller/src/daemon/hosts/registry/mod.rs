@@ -8,22 +8,22 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fleet_pki::{
-    Authority, Credentials, Fingerprint, HostKey, Identity, Issued, NameError, PkiError, PublicKey, Serial, Token,
-    check_name,
-};
-use fleet_proto::v1::{
-    Beat, Hello, Host, HostInfo, HostRecord, HostState, JoinRequest, Membership, RevokedCertificate, RevokedList,
-    TokenInfo, TokenRecord,
-};
-use thiserror::Error;
+use fleet_pki::{Authority, Credentials, HostKey, Identity, PublicKey, Serial};
+use fleet_proto::v1::{Beat, Hello, Host, HostInfo, HostRecord, HostState, RevokedCertificate, RevokedList};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::address::{reached_at, underlay_of};
 use super::records::{self, Change};
 use crate::cli::now_ms;
-use crate::daemon::store::{Store, StoreError};
+use crate::daemon::store::Store;
+
+mod error;
+mod joining;
+mod tokens;
+
+pub use error::HostsError;
+use joining::describe;
+pub(super) use tokens::check_labels;
 
 /// Beats that may be missed before a host is unknown.
 const MISSED: u32 = 3;
@@ -47,64 +47,6 @@ pub struct Settings {
     pub beat: Duration,
     /// Generation of this controller.
     pub epoch: u64,
-}
-
-/// Why something about hosts could not be done. The messages go to the user.
-#[derive(Debug, Error)]
-pub enum HostsError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Keys and certificates.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// A name that no host can have.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The name is taken.
-    #[error(
-        "there is a host `{0}` already, with another key\nhelp: `--name` gives another name; `fleet host rm {0}` frees this one"
-    )]
-    Taken(String),
-    /// The key is taken.
-    #[error("this host is `{0}` in this fleet already\nhelp: `fleet host rm {0}` first, then join with a new token")]
-    Renamed(String),
-    /// A token is needed.
-    #[error("no host of this fleet has this key\nhelp: `fleet host token` gives a token to join with")]
-    NoToken,
-    /// It was removed.
-    #[error("`{0}` was removed from this fleet\nhelp: a new token (`fleet host token`) lets it in again")]
-    Removed(String),
-    /// Nobody knows the token, or its secret is another.
-    #[error(
-        "the token `{0}` is not known here, or its secret is wrong\nhelp: `fleet host token` on the controller's host gives one"
-    )]
-    BadToken(String),
-    /// Its time is over.
-    #[error("the token `{0}` has expired\nhelp: `fleet host token --ttl TIME` gives one that lives longer")]
-    Expired(String),
-    /// It let as many in as it may.
-    #[error(
-        "the token `{0}` was used {1} times, and that is all it was for\nhelp: `fleet host token --uses N` gives one for N hosts"
-    )]
-    UsedUp(String, u32),
-    /// No such host.
-    #[error("no host `{0}`\nhelp: `fleet host ls` lists them")]
-    Unknown(String),
-    /// What a host says of itself makes no sense.
-    #[error("{0}")]
-    Invalid(String),
-    /// The host runs VMs.
-    #[error(
-        "`{0}` runs {1} VMs\nhelp: `fleet host drain {0}` first, or `--force`: its VMs go on running, and no fleet knows of them"
-    )]
-    Runs(String, u32),
-    /// The controller's own host.
-    #[error("`{0}` is the controller's own host, and stays as long as the controller does")]
-    Own(String),
-    /// More certificates than anybody needs.
-    #[error("`{0}` has {CERTIFICATES} valid certificates already; wait until the first of them ends")]
-    TooMany(String),
 }
 
 /// One host in memory.
@@ -243,133 +185,6 @@ impl Hosts {
         let listed = self.credentials.revoked().list().into_iter();
         let certificates = listed.map(|(serial, not_after_ms)| RevokedCertificate { serial: serial.0, not_after_ms });
         RevokedList { certificates: certificates.collect() }
-    }
-
-    // ---- joining ----
-
-    /// Lets a host in: with a token, or because its key is known.
-    ///
-    /// # Errors
-    /// When it is refused; nothing is changed then, and the token is not used up.
-    pub fn join(&self, request: &JoinRequest, key: &PublicKey, from: SocketAddr) -> Result<Membership, HostsError> {
-        check_name(&request.name)?;
-        let hello = request.hello.clone().unwrap_or_default();
-        let fingerprint = key.fingerprint().0.to_vec();
-        let _changing = locked(&self.changing);
-        let before = locked(&self.members).get(&request.name).map(|member| member.record.clone());
-        let known = before.as_ref().filter(|record| record.host.as_ref().map(Host::state) != Some(HostState::Removed));
-        if let Some(known) = known {
-            if known.key != fingerprint {
-                return Err(HostsError::Taken(request.name.clone()));
-            }
-            if request.token.is_empty() || request.token == known.token {
-                return self.come_back(known.clone(), &hello, key, from);
-            }
-        }
-        if let Some(other) = self.name_of(&fingerprint, &request.name) {
-            return Err(HostsError::Renamed(other));
-        }
-        if request.token.is_empty() {
-            let removed = before.is_some_and(|record| record.key == fingerprint);
-            return Err(if removed { HostsError::Removed(request.name.clone()) } else { HostsError::NoToken });
-        }
-        let mut token = self.check_token(&request.token, &request.secret)?;
-        let info = token.info.get_or_insert_default();
-        info.used += 1;
-        let mut tags = request.tags.clone();
-        tags.extend(info.tags.clone());
-        let rack = if info.rack.is_empty() { request.rack.clone() } else { info.rack.clone() };
-        check_labels(&rack, &tags)?;
-        let issued = self.issue(&request.name, key)?;
-        let host = Host {
-            name: request.name.clone(),
-            rack,
-            tags,
-            joined_ms: issued.issued_ms,
-            ..known.and_then(|record| record.host.clone()).unwrap_or_default()
-        };
-        // A host that joins again keeps the certificates that it has, and its revoked ones stay revoked.
-        let mut certificates = known.map(|record| valid(&record.certificates, now_ms())).unwrap_or_default();
-        certificates.push(certificate_of(&issued));
-        let mut record = HostRecord { host: Some(host), key: fingerprint, token: request.token.clone(), certificates };
-        describe(&mut record, &hello, from)?;
-        records::write(&self.store, &Change { hosts: vec![&record], token: Some(&token), ..Change::default() })?;
-        tracing::info!(host = request.name, peer = %from, token = request.token, "a host joined");
-        self.put(record);
-        Ok(self.membership(&issued))
-    }
-
-    /// A certificate for a member whose own has expired, or whose answer to joining was lost.
-    fn come_back(
-        &self,
-        mut record: HostRecord,
-        hello: &Hello,
-        key: &PublicKey,
-        from: SocketAddr,
-    ) -> Result<Membership, HostsError> {
-        describe(&mut record, hello, from)?;
-        let issued = self.certify(&mut record, key)?;
-        tracing::info!(host = record.host.as_ref().map(|host| &host.name), peer = %from, "a host came back");
-        self.put(record);
-        Ok(self.membership(&issued))
-    }
-
-    /// A new certificate for a member.
-    ///
-    /// # Errors
-    /// When it is no member (any more).
-    pub fn renew(&self, name: &str, key: &PublicKey) -> Result<Membership, HostsError> {
-        let _changing = locked(&self.changing);
-        let mut record = self.record_of(name, key)?;
-        let issued = self.certify(&mut record, key)?;
-        self.put(record);
-        Ok(self.membership(&issued))
-    }
-
-    /// Makes a certificate and remembers it, before anybody has it: what is removed later is revoked as a whole.
-    fn certify(&self, record: &mut HostRecord, key: &PublicKey) -> Result<Issued, HostsError> {
-        let name = record.host.as_ref().map(|host| host.name.clone()).unwrap_or_default();
-        record.certificates = valid(&record.certificates, now_ms());
-        if record.certificates.len() >= CERTIFICATES {
-            return Err(HostsError::TooMany(name));
-        }
-        let issued = self.issue(&name, key)?;
-        record.certificates.push(certificate_of(&issued));
-        records::write(&self.store, &Change { hosts: vec![record], ..Change::default() })?;
-        Ok(issued)
-    }
-
-    fn issue(&self, name: &str, key: &PublicKey) -> Result<Issued, HostsError> {
-        Ok(self.authority.issue(key, &Identity::agent(name)?, self.settings.certificate_life)?)
-    }
-
-    fn membership(&self, issued: &Issued) -> Membership {
-        Membership {
-            certificate: issued.certificate.to_vec(),
-            ca: self.authority.certificate().to_vec(),
-            issued_ms: issued.issued_ms,
-            not_after_ms: issued.not_after_ms,
-            epoch: self.settings.epoch,
-        }
-    }
-
-    /// The record of a member that shows this key.
-    fn record_of(&self, name: &str, key: &PublicKey) -> Result<HostRecord, HostsError> {
-        let members = locked(&self.members);
-        let member = members.get(name).ok_or_else(|| HostsError::Unknown(name.to_owned()))?;
-        if member.removed() {
-            return Err(HostsError::Removed(name.to_owned()));
-        }
-        if member.record.key != key.fingerprint().0 {
-            return Err(HostsError::Taken(name.to_owned()));
-        }
-        Ok(member.record.clone())
-    }
-
-    fn name_of(&self, key: &[u8], but: &str) -> Option<String> {
-        let members = locked(&self.members);
-        let mut others = members.iter().filter(|(name, member)| *name != but && !member.removed());
-        others.find(|(_, member)| member.record.key == key).map(|(name, _)| name.clone())
     }
 
     /// Puts a record in memory. A host that had another key before, or comes anew, is heard of by its next hello.
@@ -623,108 +438,4 @@ impl Hosts {
         let issued = self.authority.issue(&self.key.public(), identity, self.settings.certificate_life)?;
         Ok(self.credentials.renew(issued.certificate)?)
     }
-
-    // ---- tokens ----
-
-    /// Makes a token.
-    ///
-    /// # Errors
-    /// When the store cannot be written, or its labels cannot be.
-    pub fn issue_token(&self, wanted: TokenInfo) -> Result<(Token, TokenInfo), HostsError> {
-        check_labels(&wanted.rack, &wanted.tags)?;
-        let token = Token::new(self.authority.fingerprint())?;
-        let info = TokenInfo { id: token.id.clone(), used: 0, issued_ms: now_ms(), ..wanted };
-        let record = TokenRecord { info: Some(info.clone()), secret: Token::secret_hash(&token.secret).to_vec() };
-        let _changing = locked(&self.changing);
-        records::write(&self.store, &Change { token: Some(&record), ..Change::default() })?;
-        Ok((token, info))
-    }
-
-    /// Tokens that let somebody in still.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn tokens(&self) -> Result<Vec<TokenInfo>, HostsError> {
-        let now = now_ms();
-        let infos = records::tokens(&self.store)?.into_iter().filter_map(|token| token.info);
-        Ok(infos.filter(|info| info.expires_ms > now && info.used < info.uses).collect())
-    }
-
-    /// Revokes tokens, all or none.
-    ///
-    /// # Errors
-    /// When one is not known.
-    pub fn revoke_tokens(&self, ids: &[String]) -> Result<u32, HostsError> {
-        let _changing = locked(&self.changing);
-        let known = records::tokens(&self.store)?;
-        let known = |id: &str| known.iter().any(|token| token.info.as_ref().is_some_and(|info| info.id == id));
-        if let Some(id) = ids.iter().find(|id| !known(id)) {
-            return Err(HostsError::Invalid(format!("no token `{id}`\nhelp: `fleet host token --ls` lists them")));
-        }
-        let forgotten_tokens = ids.iter().map(String::as_str).collect();
-        records::write(&self.store, &Change { forgotten_tokens, ..Change::default() })?;
-        Ok(u32::try_from(ids.len()).unwrap_or(u32::MAX))
-    }
-
-    fn check_token(&self, id: &str, secret: &[u8]) -> Result<TokenRecord, HostsError> {
-        let tokens = records::tokens(&self.store)?;
-        let found = tokens.into_iter().find(|token| token.info.as_ref().is_some_and(|info| info.id == id));
-        // Hashes are compared, so that the time it takes tells nothing of the secret.
-        let token = found.filter(|token| token.secret == Token::secret_hash(secret));
-        let token = token.ok_or_else(|| HostsError::BadToken(id.chars().take(16).collect()))?;
-        let info = token.info.clone().unwrap_or_default();
-        if info.expires_ms <= now_ms() {
-            return Err(HostsError::Expired(info.id));
-        }
-        if info.used >= info.uses {
-            return Err(HostsError::UsedUp(info.id, info.used));
-        }
-        Ok(token)
-    }
-
-    /// The CA's fingerprint, as tokens carry it.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.authority.fingerprint()
-    }
 }
-
-fn certificate_of(issued: &Issued) -> RevokedCertificate {
-    RevokedCertificate { serial: issued.serial.0.clone(), not_after_ms: issued.not_after_ms }
-}
-
-/// Takes over what a host says of itself.
-fn describe(record: &mut HostRecord, hello: &Hello, from: SocketAddr) -> Result<(), HostsError> {
-    let address = reached_at(&hello.address, from.ip()).map_err(HostsError::Invalid)?;
-    let underlay = underlay_of(&hello.underlay, &address).map_err(HostsError::Invalid)?;
-    let host = record.host.get_or_insert_default();
-    let name = host.name.clone();
-    host.address = address;
-    host.underlay = underlay;
-    host.incarnation.clone_from(&hello.incarnation);
-    host.info = hello.info.clone().map(|info| HostInfo { name, ..info });
-    Ok(())
-}
-
-/// Checks a rack and tags: the language writes them in quotes, tables show them, so they are of plain characters.
-///
-/// # Errors
-/// When one of them cannot be.
-pub(super) fn check_labels<'a>(
-    rack: &str,
-    tags: impl IntoIterator<Item = (&'a String, &'a String)>,
-) -> Result<(), HostsError> {
-    let plain = |text: &str| {
-        text.len() <= 63 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/'))
-    };
-    if !plain(rack) {
-        return Err(HostsError::Invalid(format!("`{rack}` cannot be the name of a rack; {LABELS}")));
-    }
-    for (key, value) in tags {
-        if key.is_empty() || !plain(key) || !plain(value) {
-            return Err(HostsError::Invalid(format!("`{key}={value}` cannot be a tag; {LABELS}")));
-        }
-    }
-    Ok(())
-}
-
-const LABELS: &str = "it has at most 63 letters, digits, `-`, `_`, `.` and `/`";
