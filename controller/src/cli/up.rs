@@ -59,6 +59,7 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
             source: loaded.source.text.clone(),
             lock: loaded.lock.only(&experiment).to_string(),
             placement: Vec::new(),
+            hosts: Vec::new(),
             options: Some(Options {
                 hypervisor: args.hypervisor.clone().or(context.config.hypervisor.clone()).unwrap_or_default(),
                 rollback: args.rollback,

@@ -77,6 +77,17 @@ pub fn change_macs(changes: &[(MacAddress, MacAddress)]) -> Vec<String> {
     errors
 }
 
+/// Brings all wired interfaces up, as they are: a driver fills its receive ring once, in the template, not in each of its
+/// clones. Gives a line for each failure.
+pub fn all_up() -> Vec<String> {
+    let mut errors = Vec::new();
+    match Netlink::open() {
+        Ok(netlink) => Apply { netlink, errors: &mut errors }.all_up(),
+        Err(errno) => errors.push(format!("netlink: {errno}")),
+    }
+    errors
+}
+
 struct Apply<'a> {
     netlink: Netlink,
     errors: &'a mut Vec<String>,
@@ -105,8 +116,20 @@ impl Apply<'_> {
                 self.errors.push(format!("no interface has the address {}", mac_text(*from)));
                 continue;
             };
-            let done = self.netlink.change(link_request(link.index, 0, 0).attribute(IFLA_ADDRESS, to));
+            let request = || link_request(link.index, 0, 0).attribute(IFLA_ADDRESS, to);
+            let mut done = self.netlink.change(request());
+            if done == Err(Errno::EBUSY) {
+                // A driver that changes it only while the interface is down.
+                done = set_up(&mut self.netlink, link.index, false).and_then(|()| self.netlink.change(request()));
+            }
             self.note(&link.name, &format!("setting its address to {}", mac_text(*to)), done);
+        }
+    }
+
+    fn all_up(&mut self) {
+        for link in self.links().iter().filter(|link| link.mac.is_some() && !link.is_up) {
+            let done = set_up(&mut self.netlink, link.index, true);
+            self.note(&link.name, "bringing it up", done);
         }
     }
 

@@ -151,7 +151,9 @@ impl Server {
             }
             ToGuest::Shutdown { reboot } => self.shut_down(reboot),
             ToGuest::Settle => {
-                template::settle();
+                for problem in template::settle() {
+                    eprintln!("fleet-init: {problem}");
+                }
                 self.channel.send(&ToAgent::Settled);
             }
             ToGuest::Become { template, macs, seed, time_ns } if template == self.boot_id => {

@@ -16,11 +16,14 @@ use crate::{net, settings};
 /// need not do it again. Nothing depends on it but the clones' memory and time.
 const REST: Duration = Duration::from_millis(300);
 
-/// Lets go of memory that nobody needs and comes to rest. What a kernel does not offer is left out.
-pub fn settle() {
+/// Brings interfaces up, lets go of memory that nobody needs and comes to rest. What a kernel does not offer is left out.
+/// Gives a line for each thing that failed.
+pub fn settle() -> Vec<String> {
+    let problems = net::all_up();
     sync();
     let _not_offered = fs::write("/proc/sys/vm/drop_caches", "3");
     thread::sleep(REST);
+    problems
 }
 
 /// Makes this clone of a template a guest of its own. Gives a line for each thing that failed.

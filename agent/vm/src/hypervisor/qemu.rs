@@ -49,7 +49,7 @@ const TINY_MIB: u64 = 48;
 /// MiB of translated code that a VM with this memory in MiB may keep without hardware virtualisation: enough for its
 /// guest, and memory that no other process shares.
 pub const fn translations_mib(memory_mib: u64) -> u64 {
-    if memory_mib <= TINY_MIB { 8 } else { 16 }
+    if memory_mib <= TINY_MIB { 4 } else { 16 }
 }
 
 /// The accelerator and processor of a VM with this memory in MiB; the probe uses the same, so what it found holds for VMs.

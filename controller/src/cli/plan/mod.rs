@@ -108,6 +108,7 @@ async fn running_difference(context: &Context, loaded: &source::Loaded) -> Resul
         source: loaded.source.text.clone(),
         lock: loaded.lock.only(loaded.plan.experiment()).to_string(),
         placement: Vec::new(),
+        hosts: Vec::new(),
         options: Some(Options::default()),
     };
     let request = UpRequest { op: Some(new_op()), spec: Some(spec) };

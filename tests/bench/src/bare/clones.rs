@@ -142,9 +142,10 @@ impl<'a> Template<'a> {
         let (control, our_control) = listener("c")?;
         let (monitor, our_monitor) = listener("m")?;
         let machine = if self.image.acpi { "acpi=on,pit=off,pic=off,rtc=off" } else { "acpi=off,pit=on,pic=on,rtc=on" };
+        let accelerator = format!("tcg,tb-size={}", fleet_vm::hypervisor::translations_mib(memory.into()));
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-M", &format!("microvm,{machine},memory-backend=ram"), "-accel", "tcg,tb-size=8"])
+            .args(["-M", &format!("microvm,{machine},memory-backend=ram"), "-accel", &accelerator])
             .args(["-cpu", "qemu64,+arat", "-m", &format!("{memory}M"), "-smp", "1", "-nodefaults", "-no-user-config"])
             .args(["-display", "none", "-no-reboot", "-object"])
             .arg(format!("memory-backend-file,id=ram,size={memory}M,mem-path={},share={share}", ram.display()))
