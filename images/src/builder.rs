@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Grows when equal inputs give another image than before.
-const BUILDER_VERSION: u32 = 3;
+const BUILDER_VERSION: u32 = 4;
 
 /// What a build is doing; `Display` is a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
