@@ -15,7 +15,7 @@ BENCH_IMAGE ?= tiny-kernels
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang clean
+.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -88,6 +88,9 @@ AFTER ?= 600
 BENCH_KSM ?=
 bench-ksm: setup kernels ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
 	@$(CARGO) run --quiet --release --package fleet-bench-ksm -- --count $(N) --after $(AFTER) --out docs/benchmarks.md $(BENCH_KSM)
+
+bench-tree: ## Measure what a wave costs its root, and print the table
+	@$(CARGO) run --quiet --release --package fleet-bench-tree
 
 clean: ## Remove what was built here (images and downloads stay in their caches)
 	@$(CARGO) clean

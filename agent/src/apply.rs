@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use fleet_net::{NetReport, NetworkSpec};
 use fleet_proto::v1::{Difference, Outcome, Progress, Spec, VmState};
+use fleet_tree::fold_names;
 use futures::StreamExt;
 use tokio::sync::watch;
 use tonic::Status;
@@ -17,7 +18,6 @@ use crate::admit::{self, Demand};
 use crate::agent::Agent;
 use crate::choose::{self, Chooser};
 use crate::experiment::{Experiment, Slots};
-use crate::fold::fold_names;
 use crate::merging;
 use crate::pace::Gate;
 use crate::progress::{Ended, Report};

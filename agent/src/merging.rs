@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use fleet_ksm::{Decision, Demand, Mode, Phase, Regulator};
 use fleet_proto::v1::{KsmGroup, KsmHost, KsmSetting};
+use fleet_tree::fold_names;
 use fleet_vm::Merge;
 use netlang::KsmMode;
 
 use crate::agent::Agent;
 use crate::experiment::Slots;
-use crate::fold::fold_names;
 use crate::metric_definitions;
 use crate::slot::{Slot, Wanted};
 

@@ -7,10 +7,9 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use fleet_proto::v1::{Difference, Outcome, OutcomeFold, Progress, StateCount, TargetOutcome};
+use fleet_tree::fold_names;
 use tokio::sync::mpsc;
 use tonic::Status;
-
-use crate::fold::fold_names;
 
 /// Steps that may wait for a slow reader.
 pub const QUEUE: usize = 32;

@@ -102,8 +102,12 @@ impl AnswerWindow {
     /// Takes what has been held long enough at `now`, or everything.
     pub fn flush(&mut self, now: Option<Instant>) -> Vec<Reply> {
         let is_due = |entry: &Entry| now.is_none_or(|now| entry.since + self.hold <= now);
-        let mut due: Vec<_> =
-            self.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(said, entry)| (entry.used, said.clone())).collect();
+        let mut due: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| is_due(entry))
+            .map(|(said, entry)| (entry.used, said.clone()))
+            .collect();
         due.sort_unstable_by_key(|(used, _)| *used);
         due.iter().filter_map(|(_, said)| self.take(said)).collect()
     }

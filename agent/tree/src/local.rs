@@ -60,4 +60,3 @@ pub trait Local: Send + Sync + 'static {
     /// past the deadline, and its outcome is remembered.
     async fn run(&self, job: Job, sink: Sink) -> LocalEnd;
 }
-

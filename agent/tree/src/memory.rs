@@ -297,9 +297,10 @@ impl Connection for MemoryConnection {
         });
         tokio::spawn(async move {
             carry(&net, &back, false, child_up, up_out, |message: &Result<WaveUp, WaveError>| {
-                message.as_ref().map_err(Clone::clone).map(|message| {
-                    WaveUp::decode(message.encode_to_vec().as_slice()).unwrap_or_default()
-                })
+                message
+                    .as_ref()
+                    .map_err(Clone::clone)
+                    .map(|message| WaveUp::decode(message.encode_to_vec().as_slice()).unwrap_or_default())
             })
             .await;
             back.broken.cancel();

@@ -75,7 +75,7 @@ impl NameSet {
             Style::Hosts => split_host(name),
             Style::Guests => split_guest(name),
         };
-        match number.and_then(|digits| parse_number(digits)) {
+        match number.and_then(parse_number) {
             Some((value, width)) => self.insert_run(before, after, width, (value, value)),
             None => self.insert_plain(name),
         }
@@ -118,7 +118,11 @@ impl NameSet {
             plain.into_iter().chain(numbers.map(move |number| {
                 let Stem { before, after, width, .. } = stem;
                 let width = *width;
-                if brackets { format!("{before}[{number:0width$}]") } else { format!("{before}{number:0width$}{after}") }
+                if brackets {
+                    format!("{before}[{number:0width$}]")
+                } else {
+                    format!("{before}{number:0width$}{after}")
+                }
             }))
         })
     }
@@ -266,7 +270,8 @@ fn split_host(name: &str) -> (&str, Option<&str>, &str) {
     let label = name.find('.').unwrap_or(name.len());
     let is_digit = |c: char| c.is_ascii_digit();
     let Some(end) = name[..label].rfind(is_digit).map(|at| at + 1) else { return (name, None, "") };
-    let start = name[..end].rfind(|c| !is_digit(c)).map_or(0, |at| at + name[at..].chars().next().map_or(0, char::len_utf8));
+    let start =
+        name[..end].rfind(|c| !is_digit(c)).map_or(0, |at| at + name[at..].chars().next().map_or(0, char::len_utf8));
     (&name[..start], Some(&name[start..end]), &name[end..])
 }
 
@@ -406,7 +411,8 @@ mod tests {
 
     fn name() -> impl Strategy<Value = String> {
         prop_oneof![
-            (prop::sample::select(vec!["h", "node", "r1-h", "", "a.b"]), 0_u32..120).prop_map(|(a, n)| format!("{a}{n}")),
+            (prop::sample::select(vec!["h", "node", "r1-h", "", "a.b"]), 0_u32..120)
+                .prop_map(|(a, n)| format!("{a}{n}")),
             (prop::sample::select(vec!["h", "n"]), 0_u32..120, 1_usize..5).prop_map(|(a, n, w)| format!("{a}{n:0w$}")),
             (0_u32..30, 1_usize..4).prop_map(|(n, w)| format!("h{n:0w$}.lab2.org")),
             "[a-z]{1,3}",

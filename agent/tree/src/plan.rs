@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn hosts(n: usize, rack: usize) -> Vec<Member> {
-        let rack_of = |index: usize| if rack == 0 { String::new() } else { format!("r{}", index / rack) };
+        let rack_of = |index: usize| index.checked_div(rack).map(|rack| format!("r{rack}")).unwrap_or_default();
         (0..n).map(|i| Member { name: format!("h{i}"), address: String::new(), rack: rack_of(i) }).collect()
     }
 

@@ -39,10 +39,8 @@ impl RedbLog {
     pub fn open(path: &Path) -> Result<Self, LogError> {
         let name = path.display().to_string();
         let error = |error: redb::Error| LogError(format!("the log of operations {name} cannot be opened: {error}"));
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|source| error(source.into()))?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|source| error(source.into()))?;
         let store = Store { database, path: name.clone() };
         store.write(|write| {
             write.open_table(OPERATIONS)?;

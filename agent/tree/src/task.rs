@@ -21,13 +21,9 @@ pub fn class(task: &Task) -> Class {
     match &task.task {
         Some(task::Task::Apply(apply)) if apply.dry_run => Class::Reads,
         Some(task::Task::Snapshots(snapshots)) if snapshots.remove.is_empty() => Class::Reads,
-        Some(
-            task::Task::Info(_)
-            | task::Task::List(_)
-            | task::Task::Ksm(_)
-            | task::Task::Prove(_),
-        )
-        | None => Class::Reads,
+        Some(task::Task::Info(_) | task::Task::List(_) | task::Task::Ksm(_) | task::Task::Prove(_)) | None => {
+            Class::Reads
+        }
         Some(task::Task::Exec(_)) => Class::Once,
         Some(task::Task::Apply(_) | task::Task::Remove(_) | task::Task::Act(_) | task::Task::Snapshots(_)) => {
             Class::Changes

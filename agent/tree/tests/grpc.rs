@@ -96,6 +96,7 @@ fn call(agents: &Agents, op: &str, task: fleet_proto::v1::task::Task) -> Call {
         task: fleet_proto::v1::Task { task: Some(task) },
         content: Vec::new(),
         deadline: Duration::from_secs(60),
+        again: false,
     })
 }
 

@@ -6,15 +6,16 @@
 //! way. A wait that this process slept through proves nothing, and does not count.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher};
+use std::sync::Arc;
 
 use fleet_proto::v1::{Blob, Cancel, WaveDown, WaveEnd, WaveOpen, WaveUp, wave_down, wave_up};
 use futures::StreamExt;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, Instant, timeout_at};
 use tonic::Code;
 
 use super::wave::{Wave, position, reason};
 use crate::blobs::Hash;
-use crate::link::{ConnectError, WaveError, WaveStream};
+use crate::link::{ConnectError, Connection, WaveError, WaveStream};
 use crate::members::Members;
 use crate::task;
 
@@ -27,13 +28,17 @@ pub(crate) struct Branch {
     /// Position of the head in the wave's members.
     pub offset: usize,
     pub members: Members,
+    /// Somebody else may have told it.
+    pub again: bool,
+    /// When connecting to its head began, if it did before.
+    since: Option<Instant>,
     hash: Hash,
 }
 
 impl Branch {
-    pub fn new(part: usize, offset: usize, members: Members) -> Self {
+    pub fn new(part: usize, offset: usize, members: Members, again: bool, since: Option<Instant>) -> Self {
         let hash = members.hash();
-        Self { part, offset, members, hash }
+        Self { part, offset, members, again, since, hash }
     }
 }
 
@@ -41,6 +46,9 @@ impl Branch {
 pub(crate) enum BranchEnd {
     /// Its head has told.
     Done(WaveEnd),
+    /// Its head has not taken a connection yet, which is being made since then. It is to be told alone, when it does,
+    /// and the branches below it by somebody else.
+    Suspect(Instant),
     /// Its head is gone: the branches below it have to be told by somebody else.
     Gone { told: bool, unreachable: bool, why: String },
     /// Its head said that the sender is a stale controller: nobody else need be told.
@@ -53,29 +61,30 @@ pub(crate) enum BranchEnd {
 
 /// How one attempt failed.
 enum Failure {
+    Suspect,
     Connect(String),
     Wave(WaveError),
     Cancelled,
 }
 
 /// Tells the head and follows its answer.
-pub(crate) async fn run(wave: &Wave, branch: &Branch) -> BranchEnd {
+pub(crate) async fn run(wave: &Arc<Wave>, branch: &Branch) -> BranchEnd {
     if wave.order.dead.contains(&branch.offset) {
         return BranchEnd::Gone { told: false, unreachable: true, why: reason::KNOWN_DEAD.to_owned() };
     }
     let mut lost: Option<String> = None;
     let mut gaps = 0;
     loop {
-        let since = Instant::now();
-        let failure = match attempt(wave, branch, lost.is_some()).await {
+        let (since, failure) = match attempt(wave, branch, lost.is_some()).await {
             Ok(end) => return BranchEnd::Done(end),
-            Err(failure) => failure,
+            Err(failed) => failed,
         };
         wave.state().progress.forget(branch.part);
         let slept = gaps < GAPS && wave.engine.clock.gap_since(since);
         gaps += usize::from(slept);
         match failure {
             Failure::Cancelled => return BranchEnd::Cancelled,
+            Failure::Suspect => return BranchEnd::Suspect(since),
             Failure::Wave(WaveError::Refused { code, message }) => {
                 let why = format!("refused: {message}");
                 return if code == Code::FailedPrecondition { BranchEnd::Stale(why) } else { BranchEnd::Refused(why) };
@@ -96,7 +105,7 @@ pub(crate) async fn run(wave: &Wave, branch: &Branch) -> BranchEnd {
     }
 }
 
-async fn attempt(wave: &Wave, branch: &Branch, again: bool) -> Result<WaveEnd, Failure> {
+async fn attempt(wave: &Arc<Wave>, branch: &Branch, again: bool) -> Result<WaveEnd, (Instant, Failure)> {
     // Whoever was told before is told again: it may be at work.
     let cancelled = async {
         if again {
@@ -104,38 +113,47 @@ async fn attempt(wave: &Wave, branch: &Branch, again: bool) -> Result<WaveEnd, F
         }
         wave.cancel.cancelled().await;
     };
-    let open = async {
-        // The semaphore is never closed.
-        let _permit = wave.engine.opens.acquire().await;
-        let member = branch.members.as_slice().first().ok_or_else(|| Failure::Connect("nobody is there".to_owned()))?;
-        let limit = wave.engine.config.connect_timeout;
-        let connection = match timeout(limit, wave.engine.link.connect(member)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(ConnectError(why))) => return Err(Failure::Connect(why)),
-            Err(_) => return Err(Failure::Connect(format!("no answer within {limit:?}"))),
-        };
-        Ok(connection)
-    };
+    let since = branch.since.filter(|_| !again).unwrap_or_else(Instant::now);
     let connection = tokio::select! {
         biased;
-        () = cancelled => return Err(Failure::Cancelled),
-        connection = open => connection?,
+        () = cancelled => Err(Failure::Cancelled),
+        connection = connect(wave, branch, since, again) => connection,
     };
+    let connection = connection.map_err(|failure| (since, failure))?;
     wave.tell(branch.part, true);
-    let told = match connection.open(opening(wave, branch)).await {
+    let told = match connection.open(opening(wave, branch, again || branch.again)).await {
         Ok(stream) => follow(wave, branch, stream).await,
         Err(error) => Err(error),
     };
     told.map_err(|error| match error {
         WaveError::Unreached(why) => {
-            wave.tell(branch.part, again);
-            Failure::Connect(why)
+            wave.tell(branch.part, again || branch.again);
+            (since, Failure::Connect(why))
         }
-        error => Failure::Wave(error),
+        error => (since, Failure::Wave(error)),
     })
 }
 
-fn opening(wave: &Wave, branch: &Branch) -> WaveOpen {
+/// A connection to the head of a branch, within the time of one that began at `since`.
+async fn connect(wave: &Wave, branch: &Branch, since: Instant, again: bool) -> Result<Box<dyn Connection>, Failure> {
+    let config = &wave.engine.config;
+    // The semaphore is never closed.
+    let _permit = wave.engine.opens.acquire().await;
+    let member = branch.members.as_slice().first().ok_or_else(|| Failure::Connect("nobody is there".to_owned()))?;
+    // One that was told has to be told the same again, so it keeps its branches.
+    let may_split = branch.members.len() > 1 && !again && !branch.again;
+    let time = if may_split { config.patience() } else { config.attempt() };
+    // Waiting for the permit is no silence of the member.
+    let until = (since + time).max(Instant::now() + config.patience());
+    match timeout_at(until, wave.engine.link.connect(member)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(ConnectError(why))) => Err(Failure::Connect(why)),
+        Err(_) if may_split => Err(Failure::Suspect),
+        Err(_) => Err(Failure::Connect(format!("no answer within {:?}", config.attempt()))),
+    }
+}
+
+fn opening(wave: &Wave, branch: &Branch, again: bool) -> WaveOpen {
     let order = &wave.order;
     let run = branch.offset..branch.offset + branch.members.len();
     let mut dead: Vec<u32> =
@@ -149,6 +167,7 @@ fn opening(wave: &Wave, branch: &Branch) -> WaveOpen {
         dead,
         task: Some(order.task.clone()),
         age_ms: millis(order.began.elapsed()),
+        again,
     }
 }
 

@@ -5,7 +5,9 @@ use tokio::time::Duration;
 /// Times and bounds; all nodes of a tree should have the same.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// A member that has not taken a connection by then is not reached.
+    /// What the dead may cost a wave. A member that has not taken a connection after half of it is not reached; after an
+    /// eighth it is suspect, and the branches below it are told without it. So four dead below one another still cost
+    /// no more than this.
     pub connect_timeout: Duration,
     /// Connections that are being made at a time.
     pub opens: usize,
@@ -27,10 +29,22 @@ pub struct Config {
     pub waves: usize,
 }
 
+impl Config {
+    /// How long one connection may take.
+    pub(crate) fn attempt(&self) -> Duration {
+        self.connect_timeout / 2
+    }
+
+    /// After how long a member that has taken no connection is suspect.
+    pub(crate) fn patience(&self) -> Duration {
+        self.connect_timeout / 8
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            connect_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(4),
             opens: 256,
             progress_pace: Duration::from_millis(100),
             answers_hold: Duration::from_millis(200),

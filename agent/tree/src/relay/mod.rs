@@ -164,7 +164,7 @@ impl Engine {
         };
         let invalid = |why: String| refused(Code::InvalidArgument, why);
         let now = Instant::now();
-        let WaveOpen { op, k, remaining_ms, members, dead, task, age_ms } = open;
+        let WaveOpen { op, k, remaining_ms, members, dead, task, age_ms, again } = open;
         let (Some(op), Some(task)) = (op, task) else {
             return Err(refused(Code::InvalidArgument, "the opening of the wave lacks its operation or its task"));
         };
@@ -175,7 +175,10 @@ impl Engine {
         let key = (class != Class::Reads).then(|| Key { op_id: op.op_id.clone(), members: members_hash });
         if let Some(key) = &key {
             match self.find(key, class).await {
-                Found::Running(follower) => return Ok(follower.follow(down, up).await),
+                Found::Running(follower) => {
+                    follower.follow(down, up).await;
+                    return Ok(());
+                }
                 Found::Ended(end) => {
                     drop(up.send(Ok(WaveUp { message: Some(wave_up::Message::End(end)) })).await);
                     return Ok(());
@@ -203,6 +206,7 @@ impl Engine {
             dead: dead.into_iter().filter_map(|at| usize::try_from(at).ok()).collect::<HashSet<_>>(),
             began: now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now),
             deadline,
+            again,
             task,
             members,
         };
@@ -265,7 +269,10 @@ impl Engine {
                 Some(wave_down::Message::Blob(blob)) => {
                     let hash = hash_of(&blob.content);
                     if hash != *blob.hash || !lacks.contains(&hash) {
-                        return Err(refused(Code::InvalidArgument, "content came that is damaged or was not asked for"));
+                        return Err(refused(
+                            Code::InvalidArgument,
+                            "content came that is damaged or was not asked for",
+                        ));
                     }
                     lacks.retain(|lacked| *lacked != hash);
                     let blob = Bytes::from(blob.content);
@@ -283,7 +290,7 @@ impl Engine {
     fn begin(self: &Arc<Self>, order: Order, key: Option<Key>) -> Result<Follower, WaveError> {
         let permit = Arc::clone(&self.waves).try_acquire_owned();
         let permit = permit.map_err(|_| refused(Code::ResourceExhausted, "too many waves at a time"))?;
-        let (follower, outlet) = Running::new();
+        let (follower, outlet) = Running::begin();
         if let Some(key) = &key {
             let mut running = lock(&self.running);
             if let Some(running) = running.get(key) {

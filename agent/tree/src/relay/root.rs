@@ -45,6 +45,8 @@ pub struct Call {
     pub content: Vec<Bytes>,
     /// When the answer is due.
     pub deadline: Duration,
+    /// Whether this operation was sent before, by a root that died: who cannot be reached may have been told.
+    pub again: bool,
 }
 
 /// Why a wave was not sent.
@@ -90,7 +92,7 @@ impl Root {
     /// # Errors
     /// When the call is not complete, or too much is under way.
     pub fn wave(&self, call: Call) -> Result<RootWave, CallError> {
-        let Call { op, members, k, dead, task, content, deadline } = call;
+        let Call { op, members, k, dead, task, content, deadline, again } = call;
         let content: HashMap<_, _> = content.into_iter().map(|blob| (hash_of(&blob), blob)).collect();
         let needed = task::content(&task).map_err(CallError::Task)?;
         if needed.iter().any(|hash| !content.contains_key(hash)) {
@@ -107,6 +109,7 @@ impl Root {
             members,
             content,
             began,
+            again,
         };
         let follower = self.engine.begin(order, None).map_err(|_| CallError::Busy)?;
         let cancel = follower.running().cancel.clone();

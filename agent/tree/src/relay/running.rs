@@ -56,7 +56,7 @@ pub(crate) struct Follower {
 
 impl Running {
     /// A wave that begins, with its first follower.
-    pub fn new() -> (Follower, Outlet) {
+    pub fn begin() -> (Follower, Outlet) {
         let (replies, replies_out) = mpsc::channel(REPLIES);
         let (progress, progress_out) = watch::channel(WaveProgress::default());
         let (end, end_out) = watch::channel(None);

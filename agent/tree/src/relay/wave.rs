@@ -57,6 +57,8 @@ pub(crate) struct Order {
     /// When the wave began at its root.
     pub began: Instant,
     pub deadline: Instant,
+    /// Somebody may have told these members of it before.
+    pub again: bool,
 }
 
 /// What the parts of a wave share.
@@ -88,6 +90,15 @@ struct Open {
     told: bool,
 }
 
+/// A branch that is to be told.
+struct Untold {
+    run: Range<usize>,
+    /// Somebody else may have told it.
+    again: bool,
+    /// When connecting to its head began, if it did.
+    since: Option<Instant>,
+}
+
 /// The end of a part.
 enum Step {
     Local(LocalEnd),
@@ -98,7 +109,12 @@ enum Step {
 type Parts = FuturesUnordered<BoxFuture<'static, Step>>;
 
 impl Wave {
-    pub fn new(engine: Arc<Engine>, order: Order, cancel: CancellationToken, replies: mpsc::Sender<Reply>) -> Arc<Self> {
+    pub fn new(
+        engine: Arc<Engine>,
+        order: Order,
+        cancel: CancellationToken,
+        replies: mpsc::Sender<Reply>,
+    ) -> Arc<Self> {
         let state = State {
             hosts: Outcomes::of_hosts(),
             targets: Outcomes::of_targets(),
@@ -164,15 +180,15 @@ impl Wave {
     }
 
     /// Takes a branch among the parts.
-    fn add(self: &Arc<Self>, run: Range<usize>, parts: &mut Parts) {
+    fn add(self: &Arc<Self>, Untold { run, again, since }: Untold, parts: &mut Parts) {
         let part = {
             let mut state = self.state();
             state.parts += 1;
             let part = state.parts;
-            state.open.insert(part, Open { run: run.clone(), told: false });
+            state.open.insert(part, Open { run: run.clone(), told: again });
             part
         };
-        let branch = Branch::new(part, run.start, self.order.members.cut(run));
+        let branch = Branch::new(part, run.start, self.order.members.cut(run), again, since);
         let wave = Arc::clone(self);
         parts.push(Box::pin(async move {
             let end = branch::run(&wave, &branch).await;
@@ -181,34 +197,36 @@ impl Wave {
     }
 
     /// Counts what became of a branch; gives the branches that have to be told in its head's place.
-    fn ended(&self, branch: &Branch, end: BranchEnd) -> Vec<Range<usize>> {
+    fn ended(&self, branch: &Branch, end: BranchEnd) -> Vec<Untold> {
         let mut state = self.state();
         let run = branch.offset..branch.offset + branch.members.len();
         state.open.remove(&branch.part);
         let head = self.name(branch.offset);
         let rest = || branch.members.as_slice().iter().skip(1).map(|member| member.name.as_str());
+        // Who may have been told is unknown, who was not is not reached.
+        let silent = |told: bool| if told { Outcome::Unknown } else { Outcome::NotReached };
+        let mut again = branch.again;
+        let mut alone = None;
         let adopt = match end {
             BranchEnd::Done(end) => {
                 state.take(branch, &end);
                 return Vec::new();
             }
+            BranchEnd::Suspect(since) => {
+                alone = Some(Untold { run: run.start..run.start + 1, again, since: Some(since) });
+                true
+            }
             BranchEnd::Gone { told, unreachable, why } => {
-                let outcome = if told { Outcome::Unknown } else { Outcome::NotReached };
-                state.hosts.add(outcome, &why, head);
+                again |= told;
+                state.hosts.add(silent(again && why != reason::KNOWN_DEAD), &why, head);
                 if unreachable {
                     state.dead.insert(position(branch.offset));
                 }
-                if self.cancel.is_cancelled() {
-                    let outcome = if told { Outcome::Unknown } else { Outcome::NotReached };
-                    state.hosts.add_all(outcome, reason::CANCELLED, rest());
-                    false
-                } else {
-                    true
-                }
+                true
             }
             BranchEnd::Stale(why) => {
                 state.hosts.add(Outcome::Failed, &why, head);
-                state.hosts.add_all(Outcome::NotReached, &why, rest());
+                state.hosts.add_all(silent(again), &why, rest());
                 false
             }
             BranchEnd::Refused(why) => {
@@ -216,19 +234,23 @@ impl Wave {
                 true
             }
             BranchEnd::Cancelled => {
-                state.hosts.add(Outcome::NotReached, reason::CANCELLED, head);
-                state.hosts.add_all(Outcome::NotReached, reason::CANCELLED, rest());
+                state.hosts.add_all(silent(again), reason::CANCELLED, std::iter::once(head).chain(rest()));
                 false
             }
         };
-        let known = if adopt { 1 } else { run.len() };
+        let known = match (adopt, &alone) {
+            (true, None) => 1,
+            (true, Some(_)) => 0,
+            (false, _) => run.len(),
+        };
         let ended = WaveProgress { ended: position(known), ..WaveProgress::default() };
         state.progress.set(branch.part, ended);
         if !adopt {
             return Vec::new();
         }
         let below = crate::plan::below(branch.members.as_slice(), self.order.k);
-        below.into_iter().map(|part| run.start + part.start..run.start + part.end).collect()
+        let below = below.into_iter().map(|part| run.start + part.start..run.start + part.end);
+        below.map(|run| Untold { run, again, since: None }).chain(alone).collect()
     }
 
     /// Counts all branches that are still open.
@@ -325,7 +347,7 @@ impl Driver {
             parts.push(Box::pin(async move { Step::Local(sink::run_local(&wave).await) }));
         }
         for run in branches {
-            wave.add(run, &mut parts);
+            wave.add(Untold { run, again: order.again, since: None }, &mut parts);
         }
         let mut local = None;
         let gave_up = Self::until_ended(&wave, &running, &outlet, &mut parts, &mut local).await;
@@ -363,7 +385,8 @@ impl Driver {
     ) -> Option<(&'static str, &'static str)> {
         let config = &wave.engine.config;
         let class = wave.order.class;
-        let grace = if class == Class::Once && wave.engine.host.is_some() { config.orphan_grace } else { Duration::ZERO };
+        let grace =
+            if class == Class::Once && wave.engine.host.is_some() { config.orphan_grace } else { Duration::ZERO };
         let orphaned = running.orphaned(grace);
         tokio::pin!(orphaned);
         let mut is_orphan = false;
@@ -401,8 +424,8 @@ impl Driver {
                         *local = Some(end);
                     }
                     Some(Step::Branch(branch, end)) => {
-                        for run in wave.ended(&branch, end) {
-                            wave.add(run, parts);
+                        for untold in wave.ended(&branch, end) {
+                            wave.add(untold, parts);
                         }
                         wave.dirty.notify_one();
                     }

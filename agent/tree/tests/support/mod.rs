@@ -104,7 +104,12 @@ impl Fleet {
 
     /// Starts a host's agent, on the log of an earlier one.
     pub fn start(&self, host: &str) {
-        let local = Work { name: host.to_owned(), ledger: Arc::clone(&self.ledger), takes: self.takes };
+        self.start_slow(host, self.takes);
+    }
+
+    /// Starts one whose work takes so long.
+    pub fn start_slow(&self, host: &str, takes: Duration) {
+        let local = Work { name: host.to_owned(), ledger: Arc::clone(&self.ledger), takes };
         let parts = Parts {
             name: host.to_owned(),
             link: self.net.link(host),
@@ -125,6 +130,7 @@ impl Fleet {
             task: Task { task: Some(task) },
             content: Vec::new(),
             deadline: Duration::from_secs(60),
+            again: false,
         }
     }
 
@@ -163,7 +169,8 @@ pub fn count(end: &WaveEnd, outcome: Outcome) -> u32 {
 /// The hosts that ended so, in order.
 pub fn named(end: &WaveEnd, outcome: Outcome) -> Vec<String> {
     let folds = end.hosts.iter().filter(|fold| fold.outcome() == outcome);
-    let mut names: Vec<_> = folds.flat_map(|fold| NameSet::parse(Style::Hosts, &fold.targets).iter().collect::<Vec<_>>()).collect();
+    let mut names: Vec<_> =
+        folds.flat_map(|fold| NameSet::parse(Style::Hosts, &fold.targets).iter().collect::<Vec<_>>()).collect();
     names.sort_by_key(|name| name[1..].parse::<usize>().unwrap());
     names
 }
