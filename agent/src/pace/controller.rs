@@ -32,9 +32,7 @@ const IDLE: f64 = 0.02;
 /// With less idling than this, more tasks than [`CROWD`] only wait.
 const BUSY: f64 = 0.005;
 /// Tasks ready to run, a core, that keep it in full use whatever they do next.
-const CROWD: f64 = 2.5;
-/// What stays of the places, at least, when there are too many.
-const LEFT_AT_ONCE: f64 = 0.5;
+const CROWD: f64 = 6.0;
 /// Share of the time in which some task waited for memory: from here on nothing is added, and half is taken away.
 const MEMORY_WAIT: (f64, f64) = (0.02, 0.10);
 /// Memory that must be available, as a share of the host's and in bytes: the lesser counts.
@@ -163,8 +161,7 @@ impl Controller {
             let throttled = watched.cpu_wait.as_secs_f64() > 0.9 * watched.time.as_secs_f64() && crowd > CROWD;
             let stretched = self.boot.is_some_and(|(mean, fastest)| mean > fastest * STRETCHED);
             if idle < BUSY && crowd > CROWD && settled {
-                // In proportion to the crowd: others wait behind it each time that they want a processor.
-                (limit * (CROWD / crowd).max(LEFT_AT_ONCE)).floor().max(limit.min(cores))
+                (limit * 0.85).floor().max(limit.min(cores))
             } else if idle > IDLE && watched.is_full() && memory_wait <= MEMORY_WAIT.0 && !throttled && !stretched {
                 // Twice what would have used the idle time: boots do not spread evenly.
                 (limit + 1.0).max(limit / (1.0 - 2.0 * idle).max(0.5))

@@ -17,6 +17,11 @@ const STACK_BYTES: usize = 32 * 1024;
 /// Bytes of the kernel's signal set, as `rt_sigprocmask(2)` takes it.
 const KERNEL_SIGSET_BYTES: usize = 8;
 
+/// Nice value of VMs: they get a tenth of what an ordinary process gets where both want a processor (`sched(7)`).
+const NICE: usize = 10;
+/// The same as the kernel reads it.
+const NICE_TEXT: &[u8] = b"10";
+
 /// A stack for one child.
 pub(super) struct Stack {
     base: std::ptr::NonNull<std::ffi::c_void>,
@@ -117,6 +122,7 @@ unsafe extern "C" fn run(plan: *mut Plan) -> ! {
         let plan = &mut *plan;
         let (sources, count) = (plan.sources.as_mut_ptr(), plan.sources.len());
         call(libc::SYS_setsid, [0; 4]);
+        yield_to_the_host();
         // First out of the way of the places, then into them: dup2 also clears close-on-exec.
         let mut at = 0;
         while at < count {
@@ -164,6 +170,24 @@ unsafe extern "C" fn run(plan: *mut Plan) -> ! {
         let errno = answer.wrapping_neg() as i32;
         call(libc::SYS_write, [line, (&raw const errno) as usize, size_of::<i32>(), 0]);
         exit(127)
+    }
+}
+
+/// Lets the host's own work (the agent, `fleet ps`, a shell) go before VMs: while a thousand boot, whatever else becomes
+/// ready would wait behind all that are ready. Where the kernel groups tasks by session (`sched(7)`, autogroup), the
+/// group's value counts, else the process's. Neither is vital.
+///
+/// # Safety
+/// Only in a child of [`start`], in a session of its own.
+unsafe fn yield_to_the_host() {
+    // SAFETY: the strings are static and their lengths are given.
+    unsafe {
+        call(libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, NICE, 0]);
+        let group = call(libc::SYS_open, [c"/proc/self/autogroup".as_ptr() as usize, libc::O_WRONLY as usize, 0, 0]);
+        if group >= 0 {
+            call(libc::SYS_write, [group as usize, NICE_TEXT.as_ptr() as usize, NICE_TEXT.len(), 0]);
+            call(libc::SYS_close, [group as usize, 0, 0, 0]);
+        }
     }
 }
 
