@@ -170,7 +170,11 @@ impl Agent {
 
     /// The network's configuration.
     pub fn net_config(&self) -> NetConfig {
-        NetConfig { netns_dir: self.config.netns_dir.clone(), prefix: self.config.instance.clone(), vxlan_port: self.config.vxlan_port }
+        NetConfig {
+            netns_dir: self.config.netns_dir.clone(),
+            prefix: self.config.instance.clone(),
+            vxlan_port: self.config.vxlan_port,
+        }
     }
 
     /// All experiments, by name.

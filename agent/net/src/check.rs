@@ -145,7 +145,9 @@ pub enum SpecError {
         experiment: String,
     },
     /// The kernel has no vxlan.
-    #[error("it crosses hosts, and this host's kernel has no vxlan: load it (modprobe vxlan), or place all on one host")]
+    #[error(
+        "it crosses hosts, and this host's kernel has no vxlan: load it (modprobe vxlan), or place all on one host"
+    )]
     NoTunnels,
     /// The address is none of this host's.
     #[error("the underlay address {address} is on no device of this host: give the host an address that it has")]

@@ -69,10 +69,7 @@ pub(crate) async fn devices(conn: &Conn) -> Result<BTreeMap<String, SeenDevice>,
 }
 
 /// Reads the devices that a dump of links shows, by name.
-pub(crate) async fn listed(
-    conn: &Conn,
-    dump: RouteNetlinkMessage,
-) -> Result<BTreeMap<String, SeenDevice>, NetError> {
+pub(crate) async fn listed(conn: &Conn, dump: RouteNetlinkMessage) -> Result<BTreeMap<String, SeenDevice>, NetError> {
     let links = conn.dump(dump, "list devices").await?;
     Ok(links
         .into_iter()

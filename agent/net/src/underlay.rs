@@ -70,11 +70,7 @@ async fn probe(cancel: &Cancel) -> Result<bool, NetError> {
 
 /// Every reason why the tunnels of a checked network cannot be made from here. Must run on a thread of the crate's own,
 /// in the namespace of the underlay; it is there again afterwards.
-pub(crate) async fn check(
-    paths: &Paths,
-    spec: &NetworkSpec,
-    cancel: &Cancel,
-) -> Result<(), NetError> {
+pub(crate) async fn check(paths: &Paths, spec: &NetworkSpec, cancel: &Cancel) -> Result<(), NetError> {
     let crossing = crossing(spec);
     let Some(local) = spec.underlay.filter(|_| !crossing.is_empty()) else { return Ok(()) };
     let mut problems = Vec::new();

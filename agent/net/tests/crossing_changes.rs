@@ -123,7 +123,8 @@ fn what_does_not_fit_into_the_underlay_is_refused_with_the_sums_and_the_mend() {
         for result in [hosts.plan(0, &specs[0]), hosts.try_reconcile(0, &specs[0])] {
             let error = result.unwrap_err().to_string();
             let raised = 1500 + overhead(hosts.address(0));
-            let parts = ["lan lan1 has MTU 1500", "(underlay) has 1500", &format!("`mtu {room}`"), &format!("to {raised}")];
+            let parts =
+                ["lan lan1 has MTU 1500", "(underlay) has 1500", &format!("`mtu {room}`"), &format!("to {raised}")];
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         }
         assert_eq!(hosts.files(0), Vec::<PathBuf>::new());

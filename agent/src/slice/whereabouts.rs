@@ -32,6 +32,8 @@ struct Span {
 #[derive(Clone, Debug)]
 pub struct Whereabouts {
     hosts: Vec<Host>,
+    /// There is no placement: one host has everything.
+    whole: bool,
     /// The host that asks; `None` when nothing is on it.
     own: Option<HostId>,
     /// The VMs of this host, in the order of the placement.
@@ -51,6 +53,7 @@ impl Whereabouts {
     pub fn read(plan: &Plan, placement: &[HostPlacement], own: &str) -> Result<Self, String> {
         let mut all = Self {
             hosts: Vec::new(),
+            whole: placement.is_empty(),
             own: None,
             ranges: Vec::new(),
             routers: Vec::new(),
@@ -77,7 +80,9 @@ impl Whereabouts {
             }
             let underlay = match on.underlay.as_str() {
                 "" => None,
-                text => Some(text.parse().map_err(|_| format!("`{text}`, the underlay of `{}`, is no address", on.host))?),
+                text => {
+                    Some(text.parse().map_err(|_| format!("`{text}`, the underlay of `{}`, is no address", on.host))?)
+                }
             };
             let host = all.add(&on.host, underlay);
             if on.host == own {
@@ -160,9 +165,9 @@ impl Whereabouts {
         self.hosts.get(id.0)
     }
 
-    /// Whether there is but one host, which has everything.
+    /// Whether there is but one host, which has everything, used or not.
     pub fn is_whole(&self) -> bool {
-        self.own.is_some() && self.hosts.len() == 1
+        self.whole
     }
 
     /// Whether a host of the placement is this one.

@@ -25,8 +25,7 @@ fn wanted() -> BTreeMap<Place, WantedPlace> {
         prefix_len: 24,
         mtu: 1500,
     };
-    let link =
-        |router: &str, name: &str| Attachment::Link { peer_router: router.into(), peer_interface: name.into() };
+    let link = |router: &str, name: &str| Attachment::Link { peer_router: router.into(), peer_interface: name.into() };
     let station = |host| RemoteStation { mac: [2, 0, 0, 0, 2, host], ip: [10, 0, 2, host].into(), host: FAR_HOST };
     let far = Attachment::Tunnel { vni: 2, peer: "c/eth0".into(), station: station(9) };
     let a = vec![

@@ -46,11 +46,8 @@ impl Hosts {
 
     fn with(count: u8, address: impl Fn(u8) -> IpAddr) -> Self {
         let lab = Lab::new();
-        let hosts = Self {
-            labs: (0..count).map(|_| Lab::new()).collect(),
-            addresses: (1..=count).map(address).collect(),
-            lab,
-        };
+        let hosts =
+            Self { labs: (0..count).map(|_| Lab::new()).collect(), addresses: (1..=count).map(address).collect(), lab };
         make_namespace(&hosts.wire());
         // The test's own wire speaks no IPv6 of its own accord, so that all that is counted is the hosts'.
         quiet(&hosts.wire());
@@ -87,7 +84,12 @@ impl Hosts {
             let far = LinkUnspec::new_with_name(&format!("{cable}-far")).setns_by_fd(file.as_raw_fd()).build();
             handle.link().change(far).execute().await.unwrap();
             let wire = index(&handle, "wire").await;
-            handle.link().change(LinkUnspec::new_with_name(&cable).controller(wire).up().build()).execute().await.unwrap();
+            handle
+                .link()
+                .change(LinkUnspec::new_with_name(&cable).controller(wire).up().build())
+                .execute()
+                .await
+                .unwrap();
         });
         on(&namespace, async |handle| {
             let device = index(&handle, &format!("{cable}-far")).await;
@@ -383,8 +385,7 @@ pub fn on_hosts(
         }
         let used = |segment: &SegmentSpec| {
             let mut interfaces = spec.routers.iter().flat_map(|router| &router.interfaces);
-            !segment.ports.is_empty()
-                || interfaces.any(|i| i.attachment == Attachment::Segment(segment.name.clone()))
+            !segment.ports.is_empty() || interfaces.any(|i| i.attachment == Attachment::Segment(segment.name.clone()))
         };
         let segments = spec.segments.iter().filter(|segment| used(segment)).cloned().collect();
         NetworkSpec { segments, ..spec }

@@ -52,9 +52,8 @@ pub fn learnt_macs(namespace: &Path) -> Vec<Mac> {
         let of_bridge = |entry: &&NeighbourMessage| {
             !entry.attributes.iter().any(|attribute| matches!(attribute, NeighbourAttribute::Destination(_)))
         };
-        let is_static = |entry: &NeighbourMessage| {
-            matches!(entry.header.state, NeighbourState::Noarp | NeighbourState::Permanent)
-        };
+        let is_static =
+            |entry: &NeighbourMessage| matches!(entry.header.state, NeighbourState::Noarp | NeighbourState::Permanent);
         let learnt = entries.iter().filter(of_bridge).filter(|entry| !is_static(entry));
         learnt
             .filter_map(|entry| {
