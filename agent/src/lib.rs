@@ -47,6 +47,6 @@ pub use config::AgentConfig;
 pub use epoch::{Epoch, EpochError};
 pub use experiment::any_remembered;
 pub use fleet_net::VXLAN_PORT;
-pub use membership::{IDENTITY_FILE, JoinArgs, Membership, MembershipError, Prepared, prepare};
 pub use fleet_tree::fold_names;
+pub use membership::{IDENTITY_FILE, JoinArgs, Membership, MembershipError, Prepared, prepare};
 pub use service::router;

@@ -75,8 +75,7 @@ fn token(fleet: &Fleet, args: &[&str]) -> (String, String) {
 
 fn join<'a>(fleet: &'a Fleet, name: &str, token: &str, controller: &str) -> Daemon<'a> {
     let listen = ["--listen", "127.0.0.1:0", "--name", name];
-    let args: Vec<&str> =
-        ["agent", "--join", controller, "--token", token].iter().chain(&listen).copied().collect();
+    let args: Vec<&str> = ["agent", "--join", controller, "--token", token].iter().chain(&listen).copied().collect();
     Daemon::start(fleet, &args)
 }
 

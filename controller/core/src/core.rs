@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_proto::v1::{CoreRecord, HostIntent, HostRecord, Outcome};
+use fleet_proto::v1::{CoreRecord, HostEntry, HostIntent, Outcome};
 
 use crate::experiment::Experiment;
 use crate::host::{HostId, Hosts};
@@ -121,7 +121,7 @@ impl Core {
                 self.numbers.next_host += 1;
                 self.dirty.insert(Dirty::Core);
                 let intent = HostIntent::Active.into();
-                self.hosts.insert(HostRecord { id, name: facts.name.clone(), intent, ..HostRecord::default() });
+                self.hosts.insert(HostEntry { id, name: facts.name.clone(), intent, ..HostEntry::default() });
                 id
             }
         };

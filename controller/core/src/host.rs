@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_proto::v1::{HostIntent, HostRecord, Member};
+use fleet_proto::v1::{HostEntry, HostIntent, Member};
 
 /// Number of a host: given once, and to no other.
 pub type HostId = u32;
@@ -24,7 +24,7 @@ pub enum HostState {
 #[derive(Clone, Debug)]
 pub struct Host {
     /// What is stored of it.
-    pub record: HostRecord,
+    pub record: HostEntry,
     /// Bytes that VMs of all experiments placed on it may come to use.
     pub committed: u64,
 }
@@ -76,7 +76,7 @@ impl Hosts {
     }
 
     /// Adds a host.
-    pub fn insert(&mut self, record: HostRecord) {
+    pub fn insert(&mut self, record: HostEntry) {
         self.by_name.insert(record.name.clone(), record.id);
         self.by_id.insert(record.id, Host { record, committed: 0 });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fleet_proto::v1::{CoreRecord, ExperimentRecord, HostRecord, Spec, StandingBlock, TallyRecord, WaveRecord};
+use fleet_proto::v1::{CoreRecord, ExperimentRecord, HostEntry, Spec, StandingBlock, TallyRecord, WaveRecord};
 use prost::Message;
 use thiserror::Error;
 
@@ -128,7 +128,7 @@ impl Core {
             if key == CORE {
                 core.numbers = decode::<CoreRecord>(&key, &value)?;
             } else if key.starts_with(HOST) {
-                core.hosts.insert(decode::<HostRecord>(&key, &value)?);
+                core.hosts.insert(decode::<HostEntry>(&key, &value)?);
             } else {
                 rest.push((key, value));
             }

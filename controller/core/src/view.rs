@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fleet_proto::v1::{HostRecord, Range, Spec};
+use fleet_proto::v1::{HostEntry, Range, Spec};
 use netlang::Plan;
 
 use crate::core::Core;
@@ -25,7 +25,7 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub struct HostView<'a> {
     /// What is on record.
-    pub record: &'a HostRecord,
+    pub record: &'a HostEntry,
     /// Where it stands.
     pub state: HostState,
     /// VMs placed on it.
@@ -75,7 +75,7 @@ impl Core {
     }
 
     /// The host of a name.
-    pub fn host(&self, name: &str) -> Option<&HostRecord> {
+    pub fn host(&self, name: &str) -> Option<&HostEntry> {
         Some(&self.hosts.get(self.hosts.find(name)?)?.record)
     }
 
@@ -118,13 +118,13 @@ impl Core {
     }
 
     /// The host that is to have a VM.
-    pub fn host_of(&self, experiment: &str, group: &str, index: u32) -> Option<&HostRecord> {
+    pub fn host_of(&self, experiment: &str, group: &str, index: u32) -> Option<&HostEntry> {
         let id = self.experiments.get(experiment).filter(|e| !e.record.removing)?.owner(group, index)?;
         Some(&self.hosts.get(id)?.record)
     }
 
     /// The hosts that are to have VMs of some ranges, with what each has of them. A range that has no host is left out.
-    pub fn hosts_of(&self, experiment: &str, ranges: &[Range]) -> Vec<(&HostRecord, Vec<Range>)> {
+    pub fn hosts_of(&self, experiment: &str, ranges: &[Range]) -> Vec<(&HostEntry, Vec<Range>)> {
         let Some(experiment) = self.experiments.get(experiment).filter(|e| !e.record.removing) else {
             return Vec::new();
         };

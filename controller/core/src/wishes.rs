@@ -22,7 +22,6 @@ const NOT_TOLD: &str = "its host was not told yet";
 impl Core {
     pub(crate) fn up(&mut self, op_id: String, mut spec: Spec) {
         spec.hosts = Vec::new();
-        spec.placement = Vec::new();
         let name = spec.experiment.clone();
         if self.is_under_way(&name, &op_id) {
             return;

@@ -93,7 +93,6 @@ pub struct Hosts {
     settings: Settings,
     changing: Mutex<()>,
     members: Mutex<BTreeMap<String, Member>>,
-    changed: watch::Sender<u64>,
     revoked: watch::Sender<u64>,
 }
 
@@ -133,7 +132,6 @@ impl Hosts {
             settings,
             changing: Mutex::new(()),
             members: Mutex::new(members),
-            changed: watch::Sender::new(0),
             revoked: watch::Sender::new(0),
         };
         hosts.prune()?;
@@ -165,16 +163,6 @@ impl Hosts {
         locked(&self.members).values().filter(|member| !member.removed()).map(Member::host).collect()
     }
 
-    /// One host that was not removed.
-    pub fn get(&self, name: &str) -> Option<Host> {
-        locked(&self.members).get(name).filter(|member| !member.removed()).map(Member::host)
-    }
-
-    /// Tells of every change of who is there, in what state, where; not of beats.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
     /// Tells of every change of the list of revoked certificates.
     pub fn revocations(&self) -> watch::Receiver<u64> {
         self.revoked.subscribe()
@@ -195,12 +183,6 @@ impl Hosts {
             Some(member) if member.record.key == record.key && !member.removed() => member.record = record,
             _ => drop(members.insert(name, Member { record, missed: None, session: CancellationToken::new() })),
         }
-        drop(members);
-        self.tell();
-    }
-
-    fn tell(&self) {
-        self.changed.send_modify(|version| *version = version.wrapping_add(1));
     }
 
     // ---- being there ----
@@ -235,7 +217,6 @@ impl Hosts {
             member.record = record;
             member.missed = Some(0);
         }
-        self.tell();
         Ok(())
     }
 
@@ -243,7 +224,6 @@ impl Hosts {
     pub fn beat(&self, session: &Session, beat: &Beat) {
         let mut members = locked(&self.members);
         let Some(member) = members.get_mut(&session.name).filter(|_| !session.over.is_cancelled()) else { return };
-        let was_unknown = member.missed.is_none_or(|missed| missed >= MISSED);
         member.missed = Some(0);
         if let Some(host) = &mut member.record.host {
             host.last_seen_ms = now_ms();
@@ -251,10 +231,6 @@ impl Hosts {
             info.memory_available_bytes = beat.memory_available_bytes;
             info.memory_committed_bytes = beat.memory_committed_bytes;
             info.vms = beat.vms;
-        }
-        drop(members);
-        if was_unknown {
-            self.tell();
         }
     }
 
@@ -288,13 +264,7 @@ impl Hosts {
         }
         let mut members = locked(&self.members);
         stale.iter().for_each(|name| drop(members.remove(name)));
-        let told = before.as_ref().and_then(|record| record.host.as_ref()).map(|host| &host.address);
-        let new = told != Some(&address.to_owned()) || members.get(&name).is_none_or(|member| member.missed.is_none());
         members.insert(name, Member { record, missed: Some(0), session: CancellationToken::new() });
-        drop(members);
-        if new {
-            self.tell();
-        }
         Ok(())
     }
 
@@ -324,7 +294,6 @@ impl Hosts {
         if let Err(error) = records::write(&self.store, &change) {
             tracing::warn!(%error, "when hosts were last seen could not be noted");
         }
-        self.tell();
     }
 
     // ---- changing ----
@@ -390,7 +359,6 @@ impl Hosts {
             }
         }
         self.revoke()?;
-        self.tell();
         Ok(count)
     }
 
