@@ -50,7 +50,7 @@ fn machines(fleet: &Fleet) -> u32 {
         nix::unistd::getsid(Some(pid)) == Ok(pid)
     };
     let processes = fleet.traces().processes.into_iter();
-    processes.filter(|(pid, command)| command.contains("rdinit=/init") && leads(*pid)).count() as u32
+    processes.filter(|(pid, command)| command.contains("init=/init") && leads(*pid)).count() as u32
 }
 
 /// The states of `ps` add up to the VMs, and each VM is listed once.
