@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use crate::config::AgentConfig;
+use crate::epoch::{Epoch, EpochError};
 use crate::experiment::{Experiment, Surroundings};
 use crate::hub::Hub;
 use crate::pace::Gate;
@@ -38,6 +39,9 @@ pub enum AgentError {
     /// The host cannot be measured.
     #[error("cannot read what the kernel says of this host: {0}")]
     Sample(#[from] fleet_telemetry::SampleError),
+    /// The highest epoch that it knew is not to be had.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
     /// A name in the configuration means nothing.
     #[error("the configuration names the hypervisor `{0}`; fleet knows uml and qemu")]
     Hypervisor(String),
@@ -65,7 +69,7 @@ pub struct Agent {
     probed: OnceCell<Probed>,
     experiments: Mutex<BTreeMap<String, Arc<Experiment>>>,
     outcomes: Mutex<Outcomes>,
-    epoch: Mutex<u64>,
+    epoch: Epoch,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -95,13 +99,13 @@ impl Agent {
             hub: Arc::new(Hub::new(&config.host)),
             images: ImageStore::open(&config.image_store)?,
             gate: Gate::adaptive(),
-            snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"))),
+            snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"), config.snapshot_quota)),
             vms,
             ksm: OnceCell::new(),
             probed: OnceCell::new(),
             experiments: Mutex::default(),
             outcomes: Mutex::default(),
-            epoch: Mutex::default(),
+            epoch: Epoch::open(&config.state_dir)?,
             tasks: Mutex::default(),
             config,
         });
@@ -166,7 +170,11 @@ impl Agent {
 
     /// The network's configuration.
     pub fn net_config(&self) -> NetConfig {
-        NetConfig { netns_dir: self.config.netns_dir.clone(), prefix: self.config.instance.clone() }
+        NetConfig {
+            netns_dir: self.config.netns_dir.clone(),
+            prefix: self.config.instance.clone(),
+            vxlan_port: self.config.vxlan_port,
+        }
     }
 
     /// All experiments, by name.
@@ -210,12 +218,12 @@ impl Agent {
     /// # Errors
     /// In words, when a newer controller has spoken before.
     pub fn admit_epoch(&self, epoch: u64) -> Result<(), String> {
-        let mut known = locked(&self.epoch);
-        if epoch < *known {
-            return Err(format!("a controller of epoch {epoch} is stale: one of epoch {known} speaks for this fleet"));
-        }
-        *known = epoch;
-        Ok(())
+        self.epoch.admit(epoch).map_err(|error| error.to_string())
+    }
+
+    /// The highest generation of a controller that has spoken to this host.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// The outcome of an operation that ended before.
@@ -236,9 +244,10 @@ impl Agent {
         }
     }
 
-    /// Guest memory of all VMs that have a process, in bytes.
-    pub fn committed_bytes(&self) -> u64 {
-        self.experiments().iter().map(|experiment| experiment.committed_bytes()).sum()
+    /// All VMs that have a process: how many, and their guest memory in bytes.
+    pub fn committed(&self) -> (u32, u64) {
+        let all = self.experiments();
+        all.iter().map(|experiment| experiment.committed()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// What this host says of itself.
@@ -246,17 +255,20 @@ impl Agent {
         let memory = read(Path::new("/proc/meminfo"))
             .and_then(|text| fleet_telemetry::procfs::memory(&text).ok())
             .unwrap_or(fleet_telemetry::procfs::Memory { total: 0, available: 0 });
+        let (vms, committed) = self.committed();
         HostInfo {
             name: self.config.host.clone(),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
             memory_bytes: memory.total,
             memory_available_bytes: memory.available,
-            memory_committed_bytes: self.committed_bytes(),
+            memory_committed_bytes: committed,
             hypervisors: self.probed_if_known().map(Probed::names).unwrap_or_default(),
             kernel: nix::sys::utsname::uname()
                 .map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_rss_bytes: own_resident_bytes(),
+            features: self.probed_if_known().into_iter().flat_map(Probed::features).map(ToString::to_string).collect(),
+            vms,
         }
     }
 }

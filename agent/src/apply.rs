@@ -132,12 +132,12 @@ async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) 
     let blocking = {
         let (agent, spec) = (Arc::clone(agent), spec.clone());
         move || {
-            let slice = Slice::compile(&spec).map_err(Status::invalid_argument)?;
+            let slice = Slice::compile(&spec, &agent.config.host).map_err(Status::invalid_argument)?;
             let mut chooser = Chooser::new(&agent.images, &probed, preferred, agent.config.ksm);
             let choose = |vm| chooser.choose(&spec.experiment, vm);
             let wanted: Result<Vec<Wanted>, _> = slice.vms().map(choose).collect();
             let wanted = wanted.map_err(|error| Status::failed_precondition(error.to_string()))?;
-            let network = slice.network();
+            let network = slice.network().map_err(Status::failed_precondition)?;
             Ok::<_, Status>((slice, wanted, network))
         }
     };

@@ -50,6 +50,20 @@ pub enum ChooseError {
         /// MiB needed.
         least: u64,
     },
+    /// More processors than the hypervisor has or the image's kernel uses.
+    #[error("{vm}: `cpu {given}` is more than {what}, which takes {most} at most; {mend}")]
+    TooManyCpus {
+        /// The VM.
+        vm: String,
+        /// Processors given.
+        given: u32,
+        /// What does not take them: the hypervisor, or the image's kernel.
+        what: String,
+        /// Processors that it takes.
+        most: u32,
+        /// What to do.
+        mend: String,
+    },
     /// The hypervisor does not work here.
     #[error("{vm}: {reason}")]
     Hypervisor {
@@ -91,19 +105,20 @@ impl<'a> Chooser<'a> {
         let image = &self.resolved[&vm.vm.image];
         let hypervisor = hypervisor_name(kind);
         let no_kernel = || ChooseError::NoKernel { vm: name(), image: vm.vm.image.clone(), hypervisor };
-        let (kernel, root, cmdline, acpi, default, least) = match kind {
+        let (kernel, root, cmdline, acpi, default, least, kernel_cpus) = match kind {
             HypervisorKind::Uml => {
                 let files = image.uml.as_ref().ok_or_else(no_kernel)?;
                 let root = match &files.root {
                     fleet_images::RootFs::Initrd(path) => RootFs::Initrd(path.clone()),
                     fleet_images::RootFs::Erofs(path) => RootFs::Erofs(path.clone()),
                 };
-                (&files.kernel, root, &files.cmdline, true, files.default_mem_mib, files.min_mem_mib)
+                (&files.kernel, root, &files.cmdline, true, files.default_mem_mib, files.min_mem_mib, files.max_cpus)
             }
             HypervisorKind::Qemu => {
                 let files = image.x86.as_ref().ok_or_else(no_kernel)?;
                 let root = RootFs::Initrd(files.initrd.clone());
-                (&files.vmlinux, root, &files.cmdline, files.acpi, files.default_mem_mib, files.min_mem_mib)
+                let (default, least) = (files.default_mem_mib, files.min_mem_mib);
+                (&files.vmlinux, root, &files.cmdline, files.acpi, default, least, files.max_cpus)
             }
         };
         let memory_bytes = vm.vm.memory.unwrap_or(u64::from(default) * MIB);
@@ -111,6 +126,9 @@ impl<'a> Chooser<'a> {
             let (given, image) = (memory_bytes / MIB, vm.vm.image.clone());
             return Err(ChooseError::TooLittle { vm: name(), image, hypervisor, given, least: least.into() });
         }
+        too_many(kind, kernel_cpus, &vm).map_or(Ok(()), |(what, most, mend)| {
+            Err(ChooseError::TooManyCpus { vm: name(), given: vm.vm.cpu, what, most, mend })
+        })?;
         let spec = VmSpec {
             experiment: experiment.to_owned(),
             name: vm.vm.name.clone(),
@@ -132,6 +150,26 @@ impl<'a> Chooser<'a> {
         };
         Ok(Wanted { vm, spec })
     }
+}
+
+/// What takes fewer processors than a VM is to have, how many, and the mend.
+fn too_many(kind: HypervisorKind, kernel: Option<u32>, vm: &WantedVm) -> Option<(String, u32, String)> {
+    let name = hypervisor_name(kind);
+    let most = fleet_vm::hypervisor::find(name).map_or(1, |hypervisor| hypervisor.capabilities().max_cpus);
+    let (image, given) = (&vm.vm.image, vm.vm.cpu);
+    if given > most {
+        let mend = match kind {
+            HypervisorKind::Uml => "give it `hypervisor qemu`, or `cpu 1`".to_owned(),
+            HypervisorKind::Qemu => format!("give it `cpu {most}` or less"),
+        };
+        return Some((format!("the hypervisor {name}"), most, mend));
+    }
+    let most = kernel.filter(|most| given > *most)?;
+    let mend = format!(
+        "give it `cpu {most}`, or an image with a kernel for more (`fleet image build tiny` has Debian's; `fleet image show \
+         {image}` tells what this one has)"
+    );
+    Some((format!("the kernel for {name} of the image {image}"), most, mend))
 }
 
 /// The word of a network file.

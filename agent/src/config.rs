@@ -20,12 +20,16 @@ pub struct AgentConfig {
     pub image_store: PathBuf,
     /// Where namespaces are bound.
     pub netns_dir: PathBuf,
+    /// UDP port of the tunnels between hosts; the same on all of them.
+    pub vxlan_port: u16,
     /// Hypervisor for VMs whose file names none: "uml" or "qemu"; `None`: the best that works.
     pub hypervisor: Option<String>,
     /// What KSM may merge of VMs whose file says nothing about it.
     pub ksm: fleet_vm::Merge,
     /// VMs of one image and shape start as clones of a template, where the hypervisor can do that.
     pub clones: bool,
+    /// What all snapshots of this host may take.
+    pub snapshot_quota: fleet_vm::SnapshotQuota,
     /// Between two samples.
     pub sample_interval: Duration,
 }

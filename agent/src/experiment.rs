@@ -176,7 +176,7 @@ impl Experiment {
                 return;
             }
         };
-        let status = slice.plan.routers().map(|router| {
+        let status = slice.routers().map(|router| {
             let found = seen.iter().find(|state| state.name == router.name);
             let reason = match found {
                 None => "its namespace is gone; `fleet up` makes it again".to_owned(),
@@ -214,18 +214,19 @@ impl Experiment {
             experiment: self.name().to_owned(),
             counts: slots.counts(),
             vms: count(slots.list.len()),
-            routers: slice.as_ref().map_or(0, |slice| count(slice.plan.router_count())),
-            segments: slice.as_ref().map_or(0, |slice| count(slice.plan.segment_count())),
+            routers: slice.as_ref().map_or(0, |slice| count(slice.router_count())),
+            segments: slice.as_ref().map_or(0, |slice| count(slice.segment_count())),
             busy: self.waiting.load(Ordering::Relaxed) > 0,
             source_name: slice.map(|slice| slice.spec.source_name.clone()).unwrap_or_default(),
         }
     }
 
-    /// Guest memory of the VMs that have a process, in bytes.
-    pub fn committed_bytes(&self) -> u64 {
+    /// The VMs that have a process: how many, and their guest memory in bytes.
+    pub fn committed(&self) -> (u32, u64) {
         let running =
             |slot: &&Arc<Slot>| !matches!(slot.state(), VmState::Stopped | VmState::Failed | VmState::Pending);
-        self.slots().iter().filter(running).map(|slot| slot.wanted().spec.memory_bytes).sum()
+        let memory = |slot: &Arc<Slot>| slot.wanted().spec.memory_bytes;
+        self.slots().iter().filter(running).fold((0, 0), |(vms, bytes), slot| (vms + 1, bytes + memory(slot)))
     }
 
     /// Remembers a spec, and that it is being applied, before anything is done.

@@ -11,6 +11,7 @@
 //! | [`sampling`], every few seconds | [`Agent::start`] | [`Agent::shutdown`] |
 //! | one that regulates KSM (`fleet-ksm`) | [`Agent::start`] | [`Agent::shutdown`], which puts the settings back |
 //! | one an operation: [`apply`], [`teardown`], [`act`] | the service | its own end |
+//! | two of a member of a fleet: its server for others, and one that attends the controller ([`membership`]) | [`Prepared::join`] | [`Membership::ended`] |
 //! | one a session: [`session`] | the service | its caller, or the guest's command |
 //!
 //! Readers never wait for writers: what `ps` and telemetry read is behind locks that are held for an assignment.
@@ -21,8 +22,10 @@ mod agent;
 mod apply;
 mod choose;
 mod config;
+mod epoch;
 mod experiment;
 mod hub;
+mod membership;
 mod merging;
 mod metric_definitions;
 mod pace;
@@ -41,6 +44,9 @@ mod teardown;
 pub use admit::{RESERVE, overhead};
 pub use agent::{Agent, AgentError};
 pub use config::AgentConfig;
+pub use epoch::{Epoch, EpochError};
 pub use experiment::any_remembered;
+pub use fleet_net::VXLAN_PORT;
 pub use fleet_tree::fold_names;
+pub use membership::{IDENTITY_FILE, JoinArgs, Membership, MembershipError, Prepared, prepare};
 pub use service::router;

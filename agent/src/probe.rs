@@ -20,6 +20,7 @@ pub struct Probed {
     ram_dir: PathBuf,
     /// `lpj` by kernel; `None` where it could not be measured.
     uml_lpj: Arc<Mutex<HashMap<PathBuf, Option<u64>>>>,
+    features: Vec<&'static str>,
 }
 
 /// How a kind of VM is run here.
@@ -43,7 +44,8 @@ impl Probed {
         }
         let measured = kernel.map(|kernel| (kernel, report.uml_lpj));
         let uml_lpj = Arc::new(Mutex::new(measured.into_iter().collect()));
-        Self { report, ram_dir: config.ram_dir.clone(), uml_lpj }
+        let features = tokio::task::spawn_blocking(fleet_net::kernel_features).await.unwrap_or_default();
+        Self { report, ram_dir: config.ram_dir.clone(), uml_lpj, features }
     }
 
     /// `lpj=` for this UML kernel on this host: loops in a tick, so another kernel with another tick has another one.
@@ -66,6 +68,11 @@ impl Probed {
     /// What was seen, for `fleet doctor`.
     pub fn report(&self) -> &HostReport {
         &self.report
+    }
+
+    /// What the kernel has for networks: "vxlan", "netem".
+    pub fn features(&self) -> &[&'static str] {
+        &self.features
     }
 
     /// The kind of VMs whose file names none.

@@ -93,7 +93,7 @@ async fn resume(
     remembered: &Remembered,
     vms: Found,
 ) -> Result<(), String> {
-    let slice = Slice::compile(&remembered.spec)?;
+    let slice = Slice::compile(&remembered.spec, &agent.config.host)?;
     let mut adopted = BTreeMap::new();
     for (dir, vm) in vms {
         let (name, spec) = match &vm {

@@ -3,12 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use fleet_pki::{Role, require};
 use fleet_proto::MAX_MESSAGE_BYTES;
 use fleet_proto::v1::agent_server::{Agent as AgentService, AgentServer};
 use fleet_proto::v1::*;
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::agent::Agent;
@@ -24,12 +26,23 @@ const QUEUE: usize = 16;
 /// Events sent at once.
 const EVENTS: usize = 500;
 
-/// The service, ready to be served.
+/// The service, ready to be served on the local socket: whoever may open that may ask everything.
 pub fn router(agent: Arc<Agent>) -> tonic::transport::server::Router {
-    let service = AgentServer::new(Service { agent })
+    tonic::transport::Server::builder().add_service(service(agent))
+}
+
+/// The service, ready to be served to members of the fleet: for the controller only.
+pub(crate) fn remote_router(
+    mut server: tonic::transport::Server,
+    agent: Arc<Agent>,
+) -> tonic::transport::server::Router {
+    server.add_service(InterceptedService::new(service(agent), require(&[Role::Controller])))
+}
+
+fn service(agent: Arc<Agent>) -> AgentServer<Service> {
+    AgentServer::new(Service { agent })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    tonic::transport::Server::builder().add_service(service)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 struct Service {
@@ -152,10 +165,8 @@ impl AgentService for Service {
         };
         let mut removed = 0;
         if let Some(experiment) = only.as_ref().filter(|_| !remove.is_empty()) {
-            for snapshot in list(only.clone()).await?.iter().filter(|snapshot| snapshot.name == remove) {
-                let gone = self.agent.snapshots().remove(experiment, &snapshot.vm, &remove).await;
-                removed += u32::from(gone.map_err(|error| Status::internal(error.to_string()))?);
-            }
+            let gone = self.agent.snapshots().remove(experiment, &remove).await;
+            removed = gone.map_err(|error| Status::internal(error.to_string()))?;
         }
         let host = &self.agent.config.host;
         let snapshots = list(only).await?.into_iter().map(|snapshot| Snapshot {

@@ -4,12 +4,18 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use fleet_vm::SnapshotQuota;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::size::size;
+
 /// Read when neither `--config` nor `FLEET_CONFIG` names another file; it need not exist.
 pub const DEFAULT_CONFIG_FILE: &str = "/etc/fleet/config.toml";
+
+/// Shorter, and a host would be busy with nothing else; seconds.
+const MIN_CERTIFICATE_LIFE: u32 = 6;
 
 /// Why the settings could not be had.
 #[derive(Debug, Error)]
@@ -40,14 +46,40 @@ struct File {
     host: Option<String>,
     hypervisor: Option<String>,
     clones: Option<bool>,
+    snapshot_quota: Option<Quota>,
     mongodb: Option<String>,
     telemetry: Option<bool>,
     telemetry_interval_seconds: Option<u32>,
     metrics_address: Option<String>,
     image_store: Option<PathBuf>,
     group: Option<String>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    underlay: Option<String>,
+    certificate_life_seconds: Option<u32>,
+    heartbeat_seconds: Option<u32>,
+    vxlan_port: Option<u16>,
     #[serde(default)]
     ksm: fleet_vm::Merge,
+}
+
+/// `"20GiB"`, or `"50%"` of what the disk would have free without snapshots.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Quota(SnapshotQuota);
+
+impl TryFrom<String> for Quota {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let percent =
+            |text: &str| text.trim().parse().ok().filter(|percent| *percent <= 100).map(SnapshotQuota::Percent);
+        let quota = match text.strip_suffix('%') {
+            Some(text) => percent(text),
+            None => size(&text).map(SnapshotQuota::Bytes),
+        };
+        quota.map(Quota).ok_or_else(|| format!("\"{text}\" is no quota; write \"20GiB\" or \"50%\""))
+    }
 }
 
 /// What the command line says; everything else comes from the file.
@@ -61,6 +93,12 @@ pub struct Overrides {
     pub mongodb: Option<String>,
     /// `--no-telemetry`.
     pub no_telemetry: bool,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--advertise`.
+    pub advertise: Option<String>,
+    /// `--underlay`.
+    pub underlay: Option<String>,
 }
 
 /// The settings in force.
@@ -82,6 +120,8 @@ pub struct Config {
     pub hypervisor: Option<String>,
     /// Whether VMs of one image and shape start as clones of a template.
     pub clones: bool,
+    /// What all snapshots of this host may take.
+    pub snapshot_quota: SnapshotQuota,
     /// URI of the telemetry server; `None`: run one if there is one to run.
     pub mongodb: Option<String>,
     /// Whether telemetry is wanted at all.
@@ -94,6 +134,19 @@ pub struct Config {
     pub ksm: fleet_vm::Merge,
     /// Group whose members may use the local socket.
     pub group: String,
+    /// Where the controller listens for hosts, or the agent for its fleet, "address[:port]"; `None`: the controller
+    /// nowhere, the agent of a fleet everywhere.
+    pub listen: Option<String>,
+    /// Where others reach the agent, "address[:port]"; `None`: where it calls from.
+    pub advertise: Option<String>,
+    /// This host's address for segments over hosts; `None`: the agent's.
+    pub underlay: Option<String>,
+    /// Seconds that the certificate of a host lives.
+    pub certificate_life_seconds: u32,
+    /// Seconds between two beats of a host.
+    pub heartbeat_seconds: u32,
+    /// UDP port of the tunnels between hosts; the same on all of them.
+    pub vxlan_port: u16,
     /// `--root`, for handing on to a daemon.
     pub root: Option<PathBuf>,
     /// The configuration file that was read, for handing on to a daemon.
@@ -119,6 +172,7 @@ impl Config {
         config.host = file.host.unwrap_or(config.host);
         config.hypervisor = file.hypervisor;
         config.clones = file.clones.unwrap_or(config.clones);
+        config.snapshot_quota = file.snapshot_quota.map(|quota| quota.0).unwrap_or_default();
         config.mongodb = overrides.mongodb.clone().or(file.mongodb);
         config.telemetry = !overrides.no_telemetry && file.telemetry.unwrap_or(true);
         config.telemetry_interval_seconds =
@@ -126,7 +180,14 @@ impl Config {
         config.metrics_address = file.metrics_address.unwrap_or(config.metrics_address);
         config.image_store = file.image_store.unwrap_or(config.image_store);
         config.group = file.group.unwrap_or(config.group);
+        config.listen = overrides.listen.clone().or(file.listen);
+        config.advertise = overrides.advertise.clone().or(file.advertise);
+        config.underlay = overrides.underlay.clone().or(file.underlay);
+        config.certificate_life_seconds =
+            file.certificate_life_seconds.unwrap_or(config.certificate_life_seconds).max(MIN_CERTIFICATE_LIFE);
+        config.heartbeat_seconds = file.heartbeat_seconds.unwrap_or(config.heartbeat_seconds).max(1);
         config.ksm = file.ksm;
+        config.vxlan_port = file.vxlan_port.unwrap_or(config.vxlan_port);
         Ok(config)
     }
 
@@ -141,12 +202,19 @@ impl Config {
             host: host_name(),
             hypervisor: None,
             clones: true,
+            snapshot_quota: SnapshotQuota::default(),
             mongodb: None,
             telemetry: true,
             telemetry_interval_seconds: 5,
             metrics_address: "127.0.0.1:9464".into(),
             ksm: fleet_vm::Merge::Off,
+            listen: None,
+            advertise: None,
+            underlay: None,
+            certificate_life_seconds: 24 * 3600,
+            heartbeat_seconds: 5,
             group: "fleet".into(),
+            vxlan_port: fleet_agent::VXLAN_PORT,
             root: None,
             config_file: None,
         }
@@ -224,6 +292,18 @@ mod tests {
     #[test]
     fn clones_are_on_unless_the_file_says_otherwise() {
         assert!(load("", Overrides::default()).unwrap().clones);
+    }
+
+    #[test]
+    fn snapshots_have_half_of_the_disk_unless_the_file_gives_a_size_or_a_share() {
+        let quota = |text: &str| load(text, Overrides::default()).map(|config| config.snapshot_quota);
+        assert_eq!(quota("").unwrap(), SnapshotQuota::Percent(50));
+        assert_eq!(quota("snapshot_quota = \"20GiB\"").unwrap(), SnapshotQuota::Bytes(20 << 30));
+        assert_eq!(quota("snapshot_quota = \"10%\"").unwrap(), SnapshotQuota::Percent(10));
+        for wrong in ["20", "20GB", "101%", "-1%", "%", "half"] {
+            let error = quota(&format!("snapshot_quota = \"{wrong}\"")).unwrap_err().to_string();
+            assert!(error.contains("no quota") && error.contains("20GiB"), "{wrong}: {error}");
+        }
     }
 
     #[test]

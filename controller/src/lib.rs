@@ -2,8 +2,10 @@
 //!
 //! - [`config`]: where things are and what the user settled.
 //! - [`daemon`]: the controller process: its store and journal, the service that the program talks to, telemetry.
+//! - [`size`]: sizes as people write them.
 //! - [`cli`]: the command line, one file a command.
 
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod size;

@@ -15,12 +15,12 @@ use crate::{
     elf, erofs,
     fetch::{Deb, Packages, Unpacked},
     initrd, kernel, modules,
-    store::{Kernel, Manifest, SCHEMA, StoreLock, hash_of},
+    store::{Kernel, Manifest, SCHEMAS, StoreLock, hash_of},
     tiny::{self, Order, TinyKernel},
 };
 
 /// Grows when equal inputs give another image than before.
-const BUILDER_VERSION: u32 = 3;
+const BUILDER_VERSION: u32 = 4;
 
 /// What a build is doing; `Display` is a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl<'a> Builder<'a> {
         };
         let uml = kernel(KernelTarget::Uml, recipe.uml.as_ref(), uml)?;
         let x86 = kernel(KernelTarget::X86, recipe.x86.as_ref(), x86)?;
-        Ok(Manifest { schema: SCHEMA, description: recipe.description.clone(), uml, x86 })
+        Ok(Manifest::new(recipe.description.clone(), uml, x86))
     }
 
     /// One hypervisor's part of the image. `tiny` is the kernel where it was built here.
@@ -206,6 +206,10 @@ impl<'a> Builder<'a> {
             acpi: recipe.acpi,
             default_mem_mib: recipe.memory.default_mib,
             min_mem_mib: recipe.memory.minimum_mib,
+            max_cpus: match (recipe.max_cpus, tiny) {
+                (None, Some(path)) => Some(tiny::processors(path)?),
+                (said, _) => said,
+            },
         })
     }
 
@@ -256,7 +260,7 @@ fn inputs_key(
     orders: [&Option<Order>; 2],
     init: &[u8],
 ) -> Result<String, ImageError> {
-    let mut inputs = format!("{BUILDER_VERSION}\n{SCHEMA}\n{recipe:?}\n{}\n", hash_of(init));
+    let mut inputs = format!("{BUILDER_VERSION}\n{}\n{recipe:?}\n{}\n", SCHEMAS.end(), hash_of(init));
     for (_, deb) in debs {
         inputs += &format!("{} {}\n", deb.file_name, deb.sha256);
     }

@@ -18,9 +18,9 @@ use crate::{
 
 /// Where the init finds the list of modules to load, one path a line.
 const MODULE_LIST: &str = "/etc/fleet/modules";
-/// Folders that the init mounts things on, or that programs expect.
+/// Folders that the init mounts things on, in which it writes names (`/etc`), or that programs expect.
 const FOLDERS: &[(&str, u32)] =
-    &[("/dev", 0o755), ("/proc", 0o555), ("/sys", 0o555), ("/run", 0o755), ("/tmp", 0o1777)];
+    &[("/dev", 0o755), ("/etc", 0o755), ("/proc", 0o555), ("/sys", 0o555), ("/run", 0o755), ("/tmp", 0o1777)];
 /// A larger file cannot be told to cpio (32 bit), and no guest has memory for it.
 const MAX_FILE: usize = 1 << 30;
 

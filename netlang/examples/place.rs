@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             tags: if number % 10 == 0 { vec!["core".into()] } else { Vec::new() },
             memory: 64 << 30,
             cores: 32,
+            closed: false,
         })
         .collect();
     let commits = |vm: &VmShape<'_>| vm.committed(vm.memory.unwrap_or(48 << 20)) + (2 << 20);

@@ -19,7 +19,7 @@ fn commits(vm: &VmShape<'_>) -> u64 {
 }
 
 fn host(name: &str, mib: u64) -> Host {
-    Host { name: name.into(), rack: None, tags: Vec::new(), memory: mib * MIB, cores: 2 }
+    Host { name: name.into(), rack: None, tags: Vec::new(), memory: mib * MIB, cores: 2, closed: false }
 }
 
 fn place(plan: &Plan, hosts: &[Host], previous: Option<&Placement>) -> Result<Placement, PlaceError> {
@@ -172,6 +172,7 @@ impl Model {
                 tags: if *tag { vec!["t".into()] } else { Vec::new() },
                 memory: mib * MIB,
                 cores: 1 + (number as u32 % 3),
+                closed: false,
             })
             .collect()
     }
@@ -301,4 +302,21 @@ proptest! {
             prop_assert!(host == gone || then[&name] == host, "{} moved", name);
         }
     }
+}
+
+#[test]
+fn a_closed_host_keeps_what_it_has_and_gets_nothing_new() {
+    let small = plan("lan office\nvm web[0..10] { on office }\nrouter gw { on office }");
+    let large = plan("lan office\nvm web[0..30] { on office }\nrouter gw { on office }\nlan b\nrouter r2 { on b }");
+    let mut hosts = [host("h1", 1000), host("h2", 1000)];
+    let before = place(&small, &hosts, None).unwrap();
+    let kept = before.hosts[0].vms;
+    hosts[0].closed = true;
+    let after = place(&large, &hosts, Some(&before)).unwrap();
+    assert_eq!((after.hosts[0].vms, after.hosts[1].vms), (kept, 30 - kept));
+    assert_eq!(
+        (&after.hosts[0].routers[..], &after.hosts[1].routers[..]),
+        (&["gw".to_owned()][..], &["r2".to_owned()][..])
+    );
+    assert!(place(&large, &hosts[..1], None).is_err());
 }

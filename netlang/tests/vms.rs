@@ -52,7 +52,7 @@ fn wrong_words_and_numbers_are_errors() {
 
 #[test]
 fn a_placement_promises_as_much_memory_as_the_file_allows() {
-    let hosts = [Host { name: "h".into(), rack: None, tags: Vec::new(), memory: 24 << 30, cores: 2 }];
+    let hosts = [Host { name: "h".into(), rack: None, tags: Vec::new(), memory: 24 << 30, cores: 2, closed: false }];
     let commits = |vm: &VmShape<'_>| vm.committed(vm.memory.unwrap_or(0)) + 2 * MIB;
     let place = |more: &str| {
         let lans = "lan l[i in 0..4] = (10.0.0.0/8).sub(/16, i)\n";

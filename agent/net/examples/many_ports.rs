@@ -10,7 +10,7 @@ use fleet_net::{NetConfig, Network, NetworkOptions, NetworkSpec, PortSpec, Segme
 async fn main() -> Result<(), Box<dyn Error>> {
     let count: u16 = std::env::args().nth(1).map_or(Ok(1000), |count| count.parse())?;
     let dir = std::env::temp_dir().join(format!("fleet-many-ports-{}", std::process::id()));
-    let config = NetConfig { netns_dir: dir.clone(), prefix: "bench".into() };
+    let config = NetConfig { netns_dir: dir.clone(), prefix: "bench".into(), ..NetConfig::default() };
     let network = Network::open(config, "many")?;
     let result = measure(&network, count).await;
     let start = Instant::now();
@@ -28,11 +28,12 @@ async fn measure(network: &Network, count: u16) -> Result<(), Box<dyn Error>> {
         let id = format!("web[{}]/eth0", host - 1);
         PortSpec { id, mac: [2, 0, 0, 0, high, low], ip: Ipv4Addr::new(10, 0, high, low) }
     });
-    let segment = SegmentSpec { name: "lan".into(), mtu: 1500, multicast: false, ports: ports.collect() };
+    let segment = SegmentSpec { name: "lan".into(), mtu: 1500, multicast: false, ports: ports.collect(), tunnel: None };
     let spec = NetworkSpec {
         experiment: "many".into(),
         segments: vec![segment],
         routers: Vec::new(),
+        underlay: None,
         options: NetworkOptions::default(),
     };
     let start = Instant::now();

@@ -2,12 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use crate::{
     naming,
-    spec::{Attachment, InterfaceSpec, Mac, NetworkSpec, RouterSpec, mac_text, network_of, router_port_id},
+    spec::{
+        Attachment, InterfaceSpec, Mac, NetworkSpec, RemoteStation, RouterSpec, mac_text, network_of, router_port_id,
+    },
 };
 
 /// The kernel gives each port of a bridge a 10-bit number of which 0 is not used (`BR_MAX_PORTS`).
@@ -16,6 +18,8 @@ pub const MAX_BRIDGE_PORTS: usize = 1023;
 const LONGEST_ID: usize = 100;
 /// Longest device name, `IFNAMSIZ` less the closing zero.
 const LONGEST_DEVICE: usize = 15;
+/// VNIs have 24 bits (RFC 7348); 0 is left out, as other programs use it for a default.
+const MAX_VNI: u32 = (1 << 24) - 1;
 /// The MTUs that bridges, taps and veths all take, in bytes.
 const MTUS: std::ops::RangeInclusive<u32> = 68..=65_521;
 
@@ -29,7 +33,7 @@ pub enum SpecError {
     TooManyPorts {
         /// The segment.
         segment: String,
-        /// Its ports on this host, those of routers included.
+        /// Its ports on this host, those of routers and the tunnel to other hosts included.
         ports: usize,
     },
     /// Two things have one name.
@@ -104,6 +108,70 @@ pub enum SpecError {
         /// The next hop.
         via: Ipv4Addr,
     },
+    /// A segment or link crosses hosts, and nobody said where this host's end of tunnels is.
+    #[error("{what} crosses hosts, and this host has no underlay address: give it one that the other hosts reach")]
+    NoLocalEnd {
+        /// The segment or link.
+        what: String,
+    },
+    /// A tunnel's other end cannot be one.
+    #[error("{what} cannot have a tunnel to {host}: {problem}")]
+    BadFarEnd {
+        /// The segment or link.
+        what: String,
+        /// The other host's address.
+        host: IpAddr,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Two segments or links have one VNI, or it has more than 24 bits.
+    #[error("{what}: the VNI {vni} {problem}")]
+    BadVni {
+        /// The segment or link.
+        what: String,
+        /// The VNI.
+        vni: u32,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Another experiment of this host uses the VNI.
+    #[error(
+        "the VNI {vni} is in use by experiment {experiment} on this host: bring that one down, or give this one another name"
+    )]
+    VniTaken {
+        /// The VNI.
+        vni: u32,
+        /// The other experiment.
+        experiment: String,
+    },
+    /// The kernel has no vxlan.
+    #[error(
+        "it crosses hosts, and this host's kernel has no vxlan: load it (modprobe vxlan), or place all on one host"
+    )]
+    NoTunnels,
+    /// The address is none of this host's.
+    #[error("the underlay address {address} is on no device of this host: give the host an address that it has")]
+    NoUnderlay {
+        /// The address.
+        address: IpAddr,
+    },
+    /// Packets do not fit into the underlay.
+    #[error(
+        "{what} has MTU {mtu}, and the underlay ({device}) has {underlay}, of which a tunnel takes {overhead}: write          `mtu {}` in the file, or raise the MTU of {device} to {} on all hosts",
+        .underlay.saturating_sub(*.overhead), .mtu + .overhead
+    )]
+    UnderlayMtu {
+        /// The segment or link.
+        what: String,
+        /// Its MTU.
+        mtu: u32,
+        /// The underlay's device.
+        device: String,
+        /// That device's MTU.
+        underlay: u32,
+        /// Bytes of a tunnel's headers.
+        overhead: u32,
+    },
     /// Two names have one hash.
     #[error("{first} and {second} would have the same device name {device}: rename one")]
     NameCollision {
@@ -131,6 +199,13 @@ impl NetworkSpec {
                 check.name("port", &port.id);
                 check.station(&segment.name, &port.id, port.mac, port.ip);
             }
+            if let Some(tunnel) = &segment.tunnel {
+                let what = format!("lan {}", segment.name);
+                check.tunnel(self, &what, tunnel.vni);
+                for station in &tunnel.stations {
+                    check.remote(self, &what, &segment.name, station);
+                }
+            }
         }
         for router in &self.routers {
             check.router(self, router);
@@ -156,6 +231,9 @@ struct Check {
     /// Who has an address on a segment or link.
     macs: HashMap<(String, Mac), String>,
     ips: HashMap<(String, Ipv4Addr), String>,
+    vnis: HashSet<u32>,
+    /// Other ends of tunnels that were found wrong: each is told once.
+    far: HashSet<IpAddr>,
 }
 
 impl Check {
@@ -216,6 +294,33 @@ impl Check {
         }
         if let Some(first) = self.ips.insert((domain.to_owned(), ip), second.clone()) {
             self.problems.push(SpecError::DuplicateAddress { first, second, ip });
+        }
+    }
+
+    fn tunnel(&mut self, spec: &NetworkSpec, what: &str, vni: u32) {
+        if spec.underlay.is_none() {
+            self.problems.push(SpecError::NoLocalEnd { what: what.to_owned() });
+        }
+        let problem = match vni {
+            1..=MAX_VNI if self.vnis.insert(vni) => return,
+            1..=MAX_VNI => "is another's, too",
+            _ => "is outside 1 to 16,777,215",
+        };
+        self.problems.push(SpecError::BadVni { what: what.to_owned(), vni, problem });
+    }
+
+    /// A station on another host, in the L2 domain `domain`.
+    fn remote(&mut self, spec: &NetworkSpec, what: &str, domain: &str, station: &RemoteStation) {
+        let host = station.host;
+        self.station(domain, &format!("{} behind {host}", station.ip), station.mac, station.ip);
+        let problem = match spec.underlay {
+            Some(local) if local == host => "it is this host's own address",
+            Some(local) if local.is_ipv4() != host.is_ipv4() => "one has an IPv4 address and the other IPv6",
+            _ if host.is_unspecified() || host.is_multicast() => "it is not the address of a host",
+            _ => return,
+        };
+        if self.far.insert(host) {
+            self.problems.push(SpecError::BadFarEnd { what: what.to_owned(), host, problem });
         }
     }
 
@@ -283,12 +388,19 @@ impl Check {
                 let domain = format!("link\n{}\n{}", port.as_str().min(&peer), port.as_str().max(&peer));
                 self.station(&domain, &port, interface.mac, interface.address);
             }
+            Attachment::Tunnel { vni, peer, station } => {
+                let what = format!("the link from {port} to {peer}");
+                self.tunnel(spec, &what, *vni);
+                let domain = format!("link\n{port}");
+                self.station(&domain, &port, interface.mac, interface.address);
+                self.remote(spec, &what, &domain, station);
+            }
         }
     }
 
     fn port_counts(&mut self, spec: &NetworkSpec) {
         let mut counts: BTreeMap<&str, usize> =
-            spec.segments.iter().map(|segment| (segment.name.as_str(), segment.ports.len())).collect();
+            spec.segments.iter().map(|s| (s.name.as_str(), s.ports.len() + usize::from(s.tunnel.is_some()))).collect();
         for interface in spec.routers.iter().flat_map(|router| &router.interfaces) {
             if let Attachment::Segment(segment) = &interface.attachment
                 && let Some(count) = counts.get_mut(segment.as_str())
@@ -303,6 +415,8 @@ impl Check {
 
     fn collisions(&mut self, spec: &NetworkSpec) {
         let bridges = spec.segments.iter().map(|s| (naming::bridge_name(&s.name), s.name.clone()));
+        let tunnels = spec.segments.iter().filter(|s| s.tunnel.is_some());
+        let tunnels = tunnels.map(|s| (naming::tunnel_name(&s.name), format!("the tunnel of {}", s.name)));
         let taps = spec.segments.iter().flat_map(|s| &s.ports).map(|p| (naming::tap_name(&p.id), p.id.clone()));
         let ports = spec.routers.iter().flat_map(|router| {
             router.interfaces.iter().map(|interface| {
@@ -311,7 +425,7 @@ impl Check {
             })
         });
         let mut owners = HashMap::new();
-        for (device, second) in bridges.chain(taps).chain(ports) {
+        for (device, second) in bridges.chain(tunnels).chain(taps).chain(ports) {
             match owners.insert(device.clone(), second.clone()) {
                 Some(first) if first != second => {
                     self.problems.push(SpecError::NameCollision { first, second, device });

@@ -77,7 +77,7 @@ pub(crate) async fn ports(conn: &Conn, place: &Place) -> Result<Vec<PortCounters
 /// The interfaces of the router in the connection's namespace, and whether each is up with a carrier.
 pub(crate) async fn interfaces(conn: &Conn) -> Result<Vec<(String, bool)>, NetError> {
     let devices = devices(conn, false).await?;
-    Ok(devices.into_iter().filter(|d| d.kind == Some(Kind::Veth)).map(|d| (d.name, d.carries)).collect())
+    Ok(devices.into_iter().filter(is_interface).map(|d| (d.name, d.carries)).collect())
 }
 
 /// The full name that the namespace was given: the experiment's or the router's. `None` if it is half made.
@@ -124,6 +124,11 @@ fn counted(message: LinkMessage) -> Counted {
     device
 }
 
+/// Whether a device in a router's namespace is one of its interfaces: a cable's end, or a tunnel to another host.
+fn is_interface(device: &Counted) -> bool {
+    matches!(device.kind, Some(Kind::Veth | Kind::Vxlan))
+}
+
 /// What a tap receives is what its guest sent.
 fn tap_counters(device: &Counted, devices: &[Counted]) -> Option<PortCounters> {
     let segment = devices.iter().find(|bridge| bridge.index == device.master && device.master != 0);
@@ -144,7 +149,7 @@ fn interface_counters(device: &Counted, router: &str) -> Option<PortCounters> {
     // The alias is "core/eth0 -> lan lan0" or "core/eth1 -> edge/eth0".
     let segment = device.alias.split_once(" -> lan ").map(|(_, segment)| segment.to_owned());
     let stats = &device.stats;
-    (device.kind == Some(Kind::Veth)).then(|| PortCounters {
+    is_interface(device).then(|| PortCounters {
         port: router_port_id(router, &device.name),
         segment,
         rx_bytes: stats.rx_bytes,

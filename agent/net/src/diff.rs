@@ -7,12 +7,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     mem::discriminant,
+    net::IpAddr,
 };
 
 use crate::{
     conn::Request,
-    messages::{self, LinkChange},
-    spec::mac_text,
+    messages::{self, LinkChange, Table},
+    spec::{Mac, mac_text},
     state::{End, Kind, Place, SeenDevice, SeenPlace, WantedDevice, WantedPlace},
 };
 
@@ -60,11 +61,13 @@ pub(crate) fn structure(wanted: &BTreeMap<Place, WantedPlace>, seen: &BTreeMap<P
 }
 
 /// What to call a device that nobody wants.
-fn label_of(name: &str, device: &SeenDevice) -> String {
+pub(crate) fn label_of(name: &str, device: &SeenDevice) -> String {
     let human = if device.alias.is_empty() { name } else { &device.alias };
     match device.kind {
         Some(Kind::Bridge) => format!("lan {human}"),
         Some(Kind::Tap) => format!("port {human}"),
+        // That of a segment's tunnel is "tunnel lan0", a router's has one as a cable's end.
+        Some(Kind::Vxlan) if !human.contains(" -> ") => human.to_owned(),
         // The alias of a cable's end is "core/eth0 -> lan lan0".
         _ => format!("interface {}", human.split(" -> ").next().unwrap_or(human)),
     }
@@ -78,8 +81,8 @@ fn find_seen<'a>(seen: &'a BTreeMap<Place, SeenPlace>, end: &End) -> Option<&'a 
     seen.get(&end.place)?.devices.get(&end.device)
 }
 
-/// Whether the device is there, of the right kind, and, for a cable, joined to the right other end. The ends' aliases
-/// say what a cable joins: indices alone repeat from namespace to namespace.
+/// Whether the device is there, of the right kind and settings, and, for a cable, joined to the right other end. The
+/// ends' aliases say what a cable joins: indices alone repeat from namespace to namespace.
 fn is_right(
     wanted: &BTreeMap<Place, WantedPlace>,
     seen: &BTreeMap<Place, SeenPlace>,
@@ -87,6 +90,9 @@ fn is_right(
     device: &WantedDevice,
 ) -> bool {
     let Some(here) = find_seen(seen, end).filter(|here| here.kind == Some(device.kind)) else { return false };
+    if device.kind == Kind::Vxlan && here.tunnel != device.tunnel {
+        return false;
+    }
     let Some(peer) = &device.peer else { return true };
     let (Some(there), Some(peer_device)) = (find_seen(seen, peer), find_wanted(wanted, peer)) else { return false };
     there.kind == Some(Kind::Veth)
@@ -136,10 +142,29 @@ impl SettingsDiff<'_> {
         let mut removals = Vec::new();
         for (index, mac) in &self.seen.fdb {
             if let Some(name) = ours(*index)
-                && !self.wanted.fdb.contains(&(name.clone(), *mac))
+                && !self.wanted.fdb.contains_key(&(name.clone(), *mac))
             {
                 let doing = format!("remove the FDB entry {} of {}", mac_text(mac), self.wanted.devices[name].label);
-                removals.push((None, messages::remove_fdb(*index, mac, doing)));
+                removals.push((None, messages::remove_fdb(*index, mac, Table::Bridge, doing)));
+            }
+        }
+        // What leads to other hosts changes with their stations, so the tunnel is told as changed.
+        for ((index, mac), host) in &self.seen.far {
+            if let Some(name) = ours(*index)
+                && !self.wanted.fdb.contains_key(&(name.clone(), *mac))
+            {
+                let label = self.wanted.devices[name].label.clone();
+                let doing = format!("remove the entry {} behind {host} of {label}", mac_text(mac));
+                removals.push((Some(label), messages::remove_fdb(*index, mac, Table::Tunnel(*host), doing)));
+            }
+        }
+        for (index, host) in &self.seen.copies {
+            if let Some(name) = ours(*index)
+                && !self.wanted.copies.contains(&(name.clone(), *host))
+            {
+                let label = self.wanted.devices[name].label.clone();
+                let doing = format!("end the copies to {host} of {label}");
+                removals.push((Some(label), messages::remove_copy(*index, *host, doing)));
             }
         }
         for (index, ip) in self.seen.neighbours.keys() {
@@ -232,6 +257,17 @@ impl SettingsDiff<'_> {
         }
     }
 
+    /// The tables that lack the entry of an address, or have it with another host.
+    fn lacking_in(&self, device: &SeenDevice, wanted: &WantedDevice, mac: &Mac, host: Option<IpAddr>) -> Option<Table> {
+        let key = (device.index, *mac);
+        let lacks_port = wanted.port_of.is_some() && !self.seen.fdb.contains(&key);
+        match host.filter(|host| self.seen.far.get(&key) != Some(host)) {
+            Some(host) if lacks_port => Some(Table::Both(host)),
+            Some(host) => Some(Table::Tunnel(host)),
+            None => lacks_port.then_some(Table::Bridge),
+        }
+    }
+
     fn additions(&mut self, is_router: bool) {
         let mut additions = Vec::new();
         for (name, prefix) in &self.wanted.addresses {
@@ -242,12 +278,20 @@ impl SettingsDiff<'_> {
                 additions.push((Some(wanted.label.clone()), messages::add_address(device.index, *prefix, doing)));
             }
         }
-        for (name, mac) in &self.wanted.fdb {
+        for ((name, mac), host) in &self.wanted.fdb {
             if let Some((device, wanted)) = self.device(name)
-                && !self.seen.fdb.contains(&(device.index, *mac))
+                && let Some(table) = self.lacking_in(device, wanted, mac, *host)
             {
                 let doing = format!("add the FDB entry {} of {}", mac_text(mac), wanted.label);
-                additions.push((Some(wanted.label.clone()), messages::add_fdb(device.index, mac, doing)));
+                additions.push((Some(wanted.label.clone()), messages::add_fdb(device.index, mac, table, doing)));
+            }
+        }
+        for (name, host) in &self.wanted.copies {
+            if let Some((device, wanted)) = self.device(name)
+                && !self.seen.copies.contains(&(device.index, *host))
+            {
+                let doing = format!("send copies of {} to {host}", wanted.label);
+                additions.push((Some(wanted.label.clone()), messages::add_copy(device.index, *host, doing)));
             }
         }
         for ((name, ip), neighbour) in &self.wanted.neighbours {
@@ -281,124 +325,4 @@ fn differing<T: Clone + PartialEq>(wanted: &[T], seen: &[T]) -> Vec<T> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-    use crate::{
-        spec::{Attachment, InterfaceSpec, NetworkOptions, NetworkSpec, PortSpec, RouterSpec, SegmentSpec},
-        wanted,
-    };
-
-    /// A segment with two ports and the router a, which is linked to the router b.
-    fn wanted() -> BTreeMap<Place, WantedPlace> {
-        let port = |host| PortSpec { id: format!("pc{host}"), mac: [2, 0, 0, 0, 0, host], ip: [10, 0, 0, host].into() };
-        let interface = |name: &str, attachment, host| InterfaceSpec {
-            name: name.into(),
-            attachment,
-            mac: [2, 0, 0, 0, 1, host],
-            address: Ipv4Addr::new(10, 0, 1, host),
-            prefix_len: 24,
-            mtu: 1500,
-        };
-        let link =
-            |router: &str, name: &str| Attachment::Link { peer_router: router.into(), peer_interface: name.into() };
-        let a = vec![interface("eth0", Attachment::Segment("lan".into()), 1), interface("eth1", link("b", "eth0"), 2)];
-        let b = vec![interface("eth0", link("a", "eth1"), 3)];
-        wanted::places(&NetworkSpec {
-            experiment: "x".into(),
-            segments: vec![SegmentSpec {
-                name: "lan".into(),
-                mtu: 1500,
-                multicast: false,
-                ports: vec![port(1), port(2)],
-            }],
-            routers: [("a", a), ("b", b)]
-                .map(|(name, interfaces)| RouterSpec { name: name.into(), interfaces, routes: Vec::new() })
-                .to_vec(),
-            options: NetworkOptions::default(),
-        })
-    }
-
-    /// What the kernel shows once all of `wanted` is made.
-    fn made(wanted: &BTreeMap<Place, WantedPlace>) -> BTreeMap<Place, SeenPlace> {
-        let index = |end: &End| 1 + wanted[&end.place].devices.keys().position(|n| *n == end.device).unwrap() as u32;
-        let make = |(place, wanted): (&Place, &WantedPlace)| {
-            let own = |name: &str| index(&End { place: place.clone(), device: name.into() });
-            let device = |name: &str, device: &WantedDevice| SeenDevice {
-                index: own(name),
-                kind: Some(device.kind),
-                alias: device.alias.clone(),
-                mtu: device.mtu,
-                mac: device.mac.unwrap_or_default().to_vec(),
-                up: true,
-                master: device.port_of.as_ref().map_or(0, |(bridge, _)| own(bridge)),
-                peer_index: device.peer.as_ref().map_or(0, index),
-                port: device.port_of.clone().map(|(_, guards)| guards).unwrap_or_default(),
-                bridge: device.bridge.clone(),
-            };
-            let seen = SeenPlace {
-                devices: wanted.devices.iter().map(|(n, d)| (n.clone(), device(n, d))).collect(),
-                fdb: wanted.fdb.iter().map(|(name, mac)| (own(name), *mac)).collect(),
-                neighbours: wanted.neighbours.iter().map(|((name, ip), n)| ((own(name), *ip), n.mac)).collect(),
-                addresses: wanted.addresses.iter().map(|(name, prefix)| (own(name), *prefix)).collect(),
-                routes: wanted.routes.clone(),
-            };
-            (place.clone(), seen)
-        };
-        wanted.iter().map(make).collect()
-    }
-
-    #[test]
-    fn on_nothing_every_device_is_lacking_and_each_cable_once() {
-        let structure = structure(&wanted(), &BTreeMap::new());
-        // A bridge, two taps, the cable to the lan and the link.
-        assert_eq!((structure.lacking.len(), structure.doomed.len()), (5, 0));
-    }
-
-    #[test]
-    fn on_the_wanted_network_nothing_is_left_to_do() {
-        let wanted = wanted();
-        let seen = made(&wanted);
-        assert!(structure(&wanted, &seen).is_empty());
-        for (place, seen) in &seen {
-            assert_eq!(settings(place, &wanted[place], seen).len(), 0);
-        }
-    }
-
-    #[test]
-    fn whatever_device_is_lost_is_made_again_and_of_a_cable_the_rest_goes() {
-        let wanted = wanted();
-        for (place, contents) in &wanted {
-            for (name, device) in &contents.devices {
-                let mut seen = made(&wanted);
-                seen.get_mut(place).unwrap().devices.remove(name);
-                let structure = structure(&wanted, &seen);
-                assert_eq!(structure.lacking.len(), 1);
-                let doomed: Vec<_> = structure.doomed.into_keys().collect();
-                assert_eq!(doomed, device.peer.iter().map(|peer| peer.place.clone()).collect::<Vec<_>>());
-            }
-        }
-    }
-
-    #[test]
-    fn a_cable_that_joins_something_else_is_replaced() {
-        let wanted = wanted();
-        let mut seen = made(&wanted);
-        let a = seen.get_mut(&Place::Router("a".into())).unwrap();
-        a.devices.get_mut("eth1").unwrap().alias = "a/eth1 -> c/eth0".into();
-        let structure = structure(&wanted, &seen);
-        assert_eq!(structure.lacking, [End { place: Place::Router("a".into()), device: "eth1".into() }]);
-        assert_eq!(structure.doomed.len(), 2);
-    }
-
-    #[test]
-    fn a_setting_that_the_kernel_does_not_know_is_not_asked_for_again() {
-        let wanted = wanted();
-        let mut seen = made(&wanted);
-        let switch = seen.get_mut(&Place::Switch).unwrap();
-        let tap = switch.devices.values_mut().find(|device| device.kind == Some(Kind::Tap)).unwrap();
-        tap.port.retain(|guard| !matches!(guard, rtnetlink::packet_route::link::InfoBridgePort::Locked(_)));
-        assert_eq!(settings(&Place::Switch, &wanted[&Place::Switch], switch).len(), 0);
-    }
-}
+mod tests;

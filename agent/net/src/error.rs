@@ -134,6 +134,7 @@ fn mend(source: &io::Error) -> &'static str {
         Some(libc::ENOSPC) => "; free space, or raise sysctl user.max_net_namespaces and fs.mount-max",
         Some(libc::ENOMEM | libc::ENOBUFS) => "; the host is out of memory",
         Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => "; the kernel lacks this device type: modprobe bridge veth tun",
+        Some(libc::EADDRINUSE) => "; another program of this host uses that UDP port: configure another for all hosts",
         Some(libc::EROFS) => "; mount it writable",
         _ => "",
     }

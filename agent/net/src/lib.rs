@@ -20,16 +20,22 @@
 //! * `wanted`: from the desired network to the devices and entries of each namespace, with their guards;
 //! * `seen`: the same picture, read from the kernel; `diff`: the difference of the two, pure; `state`: their types;
 //! * `reconcile`: carries the difference out, round by round;
+//! * `underlay`: what tunnels need of the network that joins the hosts;
 //! * `netns`, `sysctl`, `tap`, `conn`, `messages`: the ways to the kernel;
+//! * `features`: what the kernel has beyond the basics;
 //! * `worker`: the thread on which all this happens; `counters`: traffic and the routers' state.
 //!
-//! It knows nothing of VMs, of the network language, or of other hosts.
+//! A segment or link that crosses hosts has a *tunnel* (vxlan) here, whose socket is in the host's own namespace. It is
+//! born in the experiment's namespace, so also then the host's has no device, address or route more.
+//!
+//! It knows nothing of VMs or of the network language; what is on other hosts it is told.
 
 mod check;
 mod conn;
 mod counters;
 mod diff;
 mod error;
+mod features;
 mod messages;
 mod naming;
 mod netns;
@@ -42,17 +48,20 @@ mod spec;
 mod state;
 mod sysctl;
 mod tap;
+mod underlay;
 mod wanted;
 mod worker;
 
 pub use check::{MAX_BRIDGE_PORTS, SpecError};
 pub use counters::{PortCounters, RouterState};
 pub use error::NetError;
+pub use features::kernel_features;
 pub use netns::run_in;
 pub use network::Network;
 pub use paths::NetConfig;
 pub use report::{NetReport, Progress, Step};
 pub use spec::{
-    Attachment, InterfaceSpec, Mac, NetworkOptions, NetworkSpec, PortSpec, RouteSpec, RouterSpec, SegmentSpec,
-    router_port_id,
+    Attachment, InterfaceSpec, Mac, NetworkOptions, NetworkSpec, PortSpec, RemoteStation, RouteSpec, RouterSpec,
+    SegmentSpec, TunnelSpec, router_port_id,
 };
+pub use underlay::{VXLAN_PORT, has_tunnels, overhead};

@@ -1,21 +1,30 @@
 //! The rtnetlink messages of this crate, one function each.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
 use rtnetlink::{
-    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
+    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
+    RouteMessageBuilder,
+    packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        link::{InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage},
+        address::AddressMessage,
+        link::{
+            InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo,
+            LinkMessage,
+        },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     },
 };
 
-use crate::{conn::Request, spec::Mac, state::Prefix};
+use crate::{
+    conn::Request,
+    spec::Mac,
+    state::{Prefix, Tunnel},
+};
 
 /// The group that devices are put into before they are removed together: removing a thousand taps one by one takes
 /// 22 s, by group one. The number is "flee" in ASCII, not likely to be anybody else's.
@@ -46,6 +55,14 @@ pub(crate) fn dump_links(statistics: bool) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(message)
 }
 
+/// Tunnels only, where the kernel can tell; it shows all devices while it has no tunnel driver loaded.
+pub(crate) fn dump_tunnels() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan)]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
 /// All neighbours of a family; `AF_BRIDGE` means FDB entries.
 pub(crate) fn dump_neighbours(family: AddressFamily) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
@@ -56,6 +73,11 @@ pub(crate) fn dump_neighbours(family: AddressFamily) -> RouteNetlinkMessage {
 /// All IPv4 addresses.
 pub(crate) fn dump_addresses() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(AddressMessageBuilder::<Ipv4Addr>::new().build())
+}
+
+/// All addresses of both families.
+pub(crate) fn dump_all_addresses() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetAddress(AddressMessage::default())
 }
 
 /// All IPv4 routes.
@@ -99,6 +121,31 @@ fn veth_end(end: VethEnd<'_>) -> LinkMessage {
         builder = builder.address(mac.to_vec());
     }
     builder.build()
+}
+
+/// A tunnel to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewTunnel<'a> {
+    pub name: &'a str,
+    pub mac: Option<Mac>,
+    pub mtu: u32,
+    pub tunnel: Tunnel,
+}
+
+/// Makes a tunnel that is born in `namespace`. Its socket, which is opened when it comes up, is in the namespace of the
+/// connection: there the other hosts must be reachable. It has no entry for what is for all, so that it floods nothing.
+pub(crate) fn make_tunnel(new: NewTunnel<'_>, namespace: BorrowedFd<'_>, doing: String) -> Request {
+    let Tunnel { vni, port, local, learning } = new.tunnel;
+    let mut builder = LinkVxlan::new(new.name, vni).port(port).learning(learning).mtu(new.mtu);
+    builder = match local {
+        IpAddr::V4(local) => builder.local(local),
+        IpAddr::V6(local) => builder.local6(local),
+    };
+    if let Some(mac) = new.mac {
+        builder = builder.address(mac.to_vec());
+    }
+    let message = builder.setns_by_fd(namespace.as_raw_fd()).build();
+    request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, doing)
 }
 
 /// Gives a device its human name, and brings it up if `up`.
@@ -173,25 +220,57 @@ pub(crate) fn remove_doomed(doing: String) -> Request {
     tolerant(RouteNetlinkMessage::DelLink(message), 0, doing)
 }
 
-/// A static FDB entry: frames for `mac` leave by the port `index`.
-fn fdb_entry(index: u32, mac: &Mac) -> NeighbourMessage {
+/// Whose FDB entries a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// The bridge's that the device is a port of.
+    Bridge,
+    /// The tunnel's own, which says behind which host an address is.
+    Tunnel(IpAddr),
+    /// Both, in one request.
+    Both(IpAddr),
+}
+
+/// A static FDB entry: frames for `mac` leave by the device `index`.
+fn fdb_entry(index: u32, mac: &Mac, table: Table) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = index;
-    message.header.state = NeighbourState::Noarp;
-    message.header.flags = NeighbourFlags::Controller;
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+    let (state, flags, host) = match table {
+        Table::Bridge => (NeighbourState::Noarp, NeighbourFlags::Controller, None),
+        Table::Tunnel(host) => (STATIC, NeighbourFlags::Own, Some(host)),
+        Table::Both(host) => (STATIC, NeighbourFlags::Own | NeighbourFlags::Controller, Some(host)),
+    };
+    message.header.state = state;
+    message.header.flags = flags;
+    message.attributes.extend(host.map(|host| NeighbourAttribute::Destination(host.into())));
     message
 }
 
-/// Writes a static FDB entry over whatever the bridge had for the address.
-pub(crate) fn add_fdb(index: u32, mac: &Mac, doing: String) -> Request {
-    request(RouteNetlinkMessage::NewNeighbour(fdb_entry(index, mac)), NLM_F_CREATE | NLM_F_REPLACE, doing)
+/// `NUD_NOARP | NUD_REACHABLE`: to a bridge a static entry as `NUD_NOARP` alone is, which a tunnel refuses
+/// (`vxlan_fdb_add`). It does not age in either.
+const STATIC: NeighbourState = NeighbourState::Other(0x42);
+
+/// Writes a static FDB entry over whatever there was for the address.
+pub(crate) fn add_fdb(index: u32, mac: &Mac, table: Table, doing: String) -> Request {
+    request(RouteNetlinkMessage::NewNeighbour(fdb_entry(index, mac, table)), NLM_F_CREATE | NLM_F_REPLACE, doing)
 }
 
 /// Removes an FDB entry.
-pub(crate) fn remove_fdb(index: u32, mac: &Mac, doing: String) -> Request {
-    tolerant(RouteNetlinkMessage::DelNeighbour(fdb_entry(index, mac)), 0, doing)
+pub(crate) fn remove_fdb(index: u32, mac: &Mac, table: Table, doing: String) -> Request {
+    tolerant(RouteNetlinkMessage::DelNeighbour(fdb_entry(index, mac, table)), 0, doing)
+}
+
+/// Has a tunnel send a copy of what is for all to a host, beside those that have one already.
+pub(crate) fn add_copy(index: u32, host: IpAddr, doing: String) -> Request {
+    let entry = fdb_entry(index, &[0; 6], Table::Tunnel(host));
+    request(RouteNetlinkMessage::NewNeighbour(entry), NLM_F_CREATE | NLM_F_APPEND, doing)
+}
+
+/// Has a tunnel send no copies to a host any more.
+pub(crate) fn remove_copy(index: u32, host: IpAddr, doing: String) -> Request {
+    remove_fdb(index, &[0; 6], Table::Tunnel(host), doing)
 }
 
 fn neighbour(index: u32, ip: Ipv4Addr) -> NeighbourMessage {

@@ -37,6 +37,11 @@ pub(crate) fn router_port_name(port_id: &str) -> String {
     format!("rp-{}", hash_text(port_id, HASH_DIGITS))
 }
 
+/// The tunnel that joins a segment to other hosts.
+pub(crate) fn tunnel_name(segment: &str) -> String {
+    format!("vx-{}", hash_text(segment, HASH_DIGITS))
+}
+
 /// A locally administered unicast address for a segment's bridge. A fixed one saves the kernel from choosing the
 /// lowest among the ports anew with every port.
 pub(crate) fn bridge_mac(experiment: &str, segment: &str) -> Mac {

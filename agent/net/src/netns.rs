@@ -65,6 +65,22 @@ pub(crate) fn enter(path: &Path) -> Result<(), NetError> {
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| NetError::path("enter namespace", path)(e.into()))
 }
 
+/// The calling thread's own namespace, to come back to.
+pub(crate) fn own() -> Result<File, NetError> {
+    File::open(OWN_NAMESPACE).map_err(NetError::path("open namespace", OWN_NAMESPACE))
+}
+
+/// Moves the calling thread, which must be one of the crate's own, into a namespace that is open.
+pub(crate) fn enter_file(namespace: &File) -> Result<(), NetError> {
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
+        .map_err(|e| NetError::path("enter namespace", OWN_NAMESPACE)(e.into()))
+}
+
+/// Moves the calling thread, which must be one of the crate's own, into a new namespace that ends with its last user.
+pub(crate) fn make_nameless() -> Result<(), NetError> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetError::path("make namespace", OWN_NAMESPACE)(e.into()))
+}
+
 /// Takes the name away. The kernel frees the namespace with its devices as soon as nobody else refers to it.
 pub(crate) fn remove(path: &Path) -> Result<(), NetError> {
     loop {

@@ -20,7 +20,7 @@ use crate::{
     report::{NetReport, Progress},
     spec::NetworkSpec,
     state::Place,
-    sysctl, tap, worker,
+    sysctl, tap, underlay, worker,
 };
 
 /// The network of one experiment on this host. It keeps nothing in memory but names: what is there is in the kernel,
@@ -103,7 +103,8 @@ impl Network {
         worker::on_thread(async move |cancel| {
             // Held by the thread: it may outlive a caller that gave up.
             let _changing = changing;
-            Reconcile::new(&paths, &spec, cancel, &progress).run().await
+            underlay::check(&paths, &spec, cancel).await?;
+            Reconcile::new(&paths, &spec, cancel, &progress)?.run().await
         })
         .await
     }
@@ -115,7 +116,11 @@ impl Network {
     pub async fn plan(&self, spec: &NetworkSpec) -> Result<NetReport, NetError> {
         self.check(spec)?;
         let (paths, spec) = (Arc::clone(&self.paths), spec.clone());
-        worker::on_thread(async move |cancel| Reconcile::new(&paths, &spec, cancel, &|_| ()).plan().await).await
+        worker::on_thread(async move |cancel| {
+            underlay::check(&paths, &spec, cancel).await?;
+            Reconcile::new(&paths, &spec, cancel, &|_| ())?.plan().await
+        })
+        .await
     }
 
     fn check(&self, spec: &NetworkSpec) -> Result<(), NetError> {
@@ -213,7 +218,7 @@ impl Network {
     pub async fn remove(&self) -> Vec<NetError> {
         let changing = Arc::clone(&self.changing).lock_owned().await;
         let paths = Arc::clone(&self.paths);
-        let removed = worker::on_thread(async move |_| {
+        let removed = worker::on_thread(async move |cancel| {
             let _changing = changing;
             let mut files: BTreeSet<PathBuf> = BTreeSet::from([paths.namespace(&Place::Switch)]);
             let mut errors = Vec::new();
@@ -221,7 +226,16 @@ impl Network {
                 Ok(routers) => files.extend(routers.into_iter().map(|(_, path)| path)),
                 Err(error) => errors.push(error),
             }
-            errors.extend(files.iter().filter_map(|file| netns::remove(file).err()));
+            for file in &files {
+                // They go first, and at once: a namespace ends some time after its name.
+                let tunnels = match netns::is_live(file) {
+                    Ok(true) => underlay::remove_tunnels(file, paths.experiment(), cancel).await,
+                    Ok(false) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                errors.extend(tunnels.err());
+                errors.extend(netns::remove(file).err());
+            }
             Ok(errors)
         })
         .await;

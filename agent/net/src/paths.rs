@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{error::NetError, naming, state::Place};
+use crate::{error::NetError, naming, state::Place, underlay::VXLAN_PORT};
 
 /// Where namespaces are kept and how their names begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,11 +14,13 @@ pub struct NetConfig {
     pub netns_dir: PathBuf,
     /// First part of every namespace's name: 1 to 16 letters and digits. Whoever shares `netns_dir` needs another one.
     pub prefix: String,
+    /// UDP port of tunnels between hosts; the same on all of them.
+    pub vxlan_port: u16,
 }
 
 impl Default for NetConfig {
     fn default() -> Self {
-        Self { netns_dir: PathBuf::from("/run/netns"), prefix: "fleet".into() }
+        Self { netns_dir: PathBuf::from("/run/netns"), prefix: "fleet".into(), vxlan_port: VXLAN_PORT }
     }
 }
 
@@ -49,11 +51,20 @@ impl Paths {
         })
     }
 
+    /// What all experiments here have in common.
+    pub fn config(&self) -> &NetConfig {
+        &self.config
+    }
+
+    /// All files of the experiment that are there.
+    pub fn own_files(&self) -> Result<Vec<NamespaceFile>, NetError> {
+        let own = naming::file_part(&self.experiment);
+        Ok(files(&self.config)?.into_iter().filter(|file| file.experiment == own).collect())
+    }
+
     /// The files of the experiment's routers that are there, with the routers' names as the files have them.
     pub fn routers(&self) -> Result<Vec<(String, PathBuf)>, NetError> {
-        let own = naming::file_part(&self.experiment);
-        let files = files(&self.config)?.into_iter();
-        Ok(files.filter(|file| file.experiment == own).filter_map(|file| Some((file.router?, file.path))).collect())
+        Ok(self.own_files()?.into_iter().filter_map(|file| Some((file.router?, file.path))).collect())
     }
 }
 

@@ -16,14 +16,14 @@ use crate::{
     conn::{Conn, Request},
     diff::{self, Structure},
     error::NetError,
-    messages::{self, VethEnd},
+    messages::{self, NewTunnel, VethEnd},
     netns,
     paths::Paths,
     report::{NetReport, Progress, Step, Tally},
     seen,
     spec::NetworkSpec,
     state::{End, Kind, Place, SeenPlace, WantedDevice, WantedPlace},
-    sysctl, tap, wanted,
+    sysctl, tap, underlay, wanted,
     worker::Cancel,
 };
 
@@ -39,6 +39,8 @@ const TAP_CHUNK: usize = 32;
 pub(crate) struct Reconcile<'a> {
     paths: &'a Paths,
     wanted: BTreeMap<Place, WantedPlace>,
+    /// Into the namespace of the underlay, where tunnels are made; `None` when there are none to make.
+    underlay: Option<Conn>,
     seen: BTreeMap<Place, SeenPlace>,
     tally: Tally,
     cancel: &'a Cancel,
@@ -46,10 +48,19 @@ pub(crate) struct Reconcile<'a> {
 }
 
 impl<'a> Reconcile<'a> {
-    /// Prepares the reconcile of a checked network.
-    pub fn new(paths: &'a Paths, spec: &NetworkSpec, cancel: &'a Cancel, progress: &'a dyn Fn(Progress)) -> Self {
+    /// Prepares the reconcile of a checked network. The thread must be in the namespace of the underlay.
+    pub fn new(
+        paths: &'a Paths,
+        spec: &NetworkSpec,
+        cancel: &'a Cancel,
+        progress: &'a dyn Fn(Progress),
+    ) -> Result<Self, NetError> {
         let (seen, tally) = Default::default();
-        Self { paths, wanted: wanted::places(spec), seen, tally, cancel, progress }
+        let wanted = wanted::places(spec, paths.config().vxlan_port);
+        let mut devices = wanted.values().flat_map(|place| place.devices.values());
+        let has_tunnels = devices.any(|device| device.kind == Kind::Vxlan);
+        let underlay = if has_tunnels { Some(Conn::open(paths.experiment())?) } else { None };
+        Ok(Self { paths, wanted, underlay, seen, tally, cancel, progress })
     }
 
     /// Says what [`Self::run`] would do.
@@ -65,7 +76,7 @@ impl<'a> Reconcile<'a> {
                 self.tally.made.extend(place.label());
             }
         }
-        self.tally.removed.extend(self.unwanted_routers()?.into_iter().map(|(label, _)| label));
+        self.tally.removed.extend(self.unwanted().await?.into_iter().flat_map(|(labels, _)| labels));
         let structure = diff::structure(&self.wanted, &self.seen);
         self.tally_structure(&structure);
         for (place, seen) in &self.seen {
@@ -80,7 +91,7 @@ impl<'a> Reconcile<'a> {
     /// Ports of bridges that are lacking. Their settings cannot be compared before the bridge has an index.
     fn ports_to_replug(&self, structure: &Structure) -> Vec<String> {
         let lacking: BTreeSet<&str> = structure.lacking.iter().map(|end| end.device.as_str()).collect();
-        let devices = self.wanted[&Place::Switch].devices.values();
+        let devices = self.wanted.get(&Place::Switch).into_iter().flat_map(|switch| switch.devices.values());
         let on_lacking = |d: &&WantedDevice| d.port_of.as_ref().is_some_and(|(bridge, _)| lacking.contains(&**bridge));
         devices.filter(on_lacking).map(|device| device.label.clone()).collect()
     }
@@ -95,15 +106,18 @@ impl<'a> Reconcile<'a> {
                 self.look(&place).await?;
             }
             let structure = diff::structure(&self.wanted, &self.seen);
-            let unwanted = self.unwanted_routers()?;
+            let unwanted = self.unwanted().await?;
             if !structure.is_empty() || !unwanted.is_empty() {
                 left = structure.lacking.first().map_or_else(|| "a removal".into(), |end| self.label(end));
                 self.tally_structure(&structure);
                 self.remove_devices(&structure).await?;
                 // After the devices: with a router its ends of cables go, and the other ends some time later.
-                for (label, path) in unwanted {
+                for (labels, path) in unwanted {
+                    if netns::is_live(&path)? {
+                        underlay::remove_tunnels(&path, self.paths.experiment(), self.cancel).await?;
+                    }
                     netns::remove(&path)?;
-                    self.tally.removed.insert(label);
+                    self.tally.removed.extend(labels);
                 }
                 self.make_devices(&structure.lacking).await?;
                 stale = self.wanted.keys().cloned().collect();
@@ -163,14 +177,22 @@ impl<'a> Reconcile<'a> {
         Ok(())
     }
 
-    fn unwanted_routers(&self) -> Result<Vec<(String, PathBuf)>, NetError> {
+    /// The namespaces that nobody wants, with what goes with them: a router, or all that the switch has.
+    async fn unwanted(&self) -> Result<Vec<(Vec<String>, PathBuf)>, NetError> {
         let wanted: BTreeSet<PathBuf> = self.wanted.keys().map(|place| self.paths.namespace(place)).collect();
-        let routers = self.paths.routers()?;
-        Ok(routers
-            .into_iter()
-            .filter(|(_, path)| !wanted.contains(path))
-            .map(|(name, path)| (wanted::router_label(&name), path))
-            .collect())
+        let mut unwanted = Vec::new();
+        for file in self.paths.own_files()?.into_iter().filter(|file| !wanted.contains(&file.path)) {
+            let labels = match &file.router {
+                Some(name) => vec![wanted::router_label(name)],
+                None if netns::is_live(&file.path)? => {
+                    let devices = seen::devices(&self.connect(&Place::Switch)?).await?.into_iter();
+                    devices.filter_map(|(name, device)| device.kind.map(|_| diff::label_of(&name, &device))).collect()
+                }
+                None => Vec::new(),
+            };
+            unwanted.push((labels, file.path));
+        }
+        Ok(unwanted)
     }
 
     fn connect(&self, place: &Place) -> Result<Conn, NetError> {
@@ -215,6 +237,9 @@ impl<'a> Reconcile<'a> {
                 self.make_veths(&conn, chunk).await?;
                 made.add(chunk.len());
             }
+            let tunnels: Vec<&End> = of_kind(Kind::Vxlan).collect();
+            self.make_tunnels(place, &tunnels).await?;
+            made.add(tunnels.len());
         }
         self.name_far_ends(lacking).await
     }
@@ -239,6 +264,22 @@ impl<'a> Reconcile<'a> {
             made.add(chunk.len());
         }
         Ok(())
+    }
+
+    /// Makes tunnels in a namespace from that of the underlay.
+    async fn make_tunnels(&self, place: &Place, ends: &[&End]) -> Result<(), NetError> {
+        let Some(underlay) = self.underlay.as_ref().filter(|_| !ends.is_empty()) else { return Ok(()) };
+        let path = self.paths.namespace(place);
+        // Open until the kernel has answered.
+        let namespace = File::open(&path).map_err(NetError::path("open namespace", path))?;
+        let requests = ends.iter().filter_map(|end| {
+            let device = self.device(end);
+            let tunnel = device.tunnel?;
+            let doing = format!("make {} with VNI {} on UDP port {}", device.label, tunnel.vni, tunnel.port);
+            let new = NewTunnel { name: &end.device, mac: device.mac, mtu: device.mtu, tunnel };
+            Some(messages::make_tunnel(new, namespace.as_fd(), doing))
+        });
+        underlay.run(requests.collect(), self.cancel, |_| ()).await
     }
 
     async fn make_veths(&self, conn: &Conn, ends: &[&End]) -> Result<(), NetError> {

@@ -1,11 +1,14 @@
 //! Reads what a namespace holds.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
 };
@@ -15,17 +18,24 @@ use crate::{
     error::NetError,
     messages,
     spec::Mac,
-    state::{Kind, Prefix, SeenDevice, SeenPlace},
+    state::{Kind, Prefix, SeenDevice, SeenPlace, Tunnel},
 };
+
+/// A tunnel's entry for this address says where copies of what is for all go.
+const ALL: Mac = [0; 6];
 
 /// Reads the devices and all entries of the connection's namespace.
 pub(crate) async fn place(conn: &Conn) -> Result<SeenPlace, NetError> {
     let mut place = SeenPlace { devices: devices(conn).await?, ..SeenPlace::default() };
     for message in conn.dump(messages::dump_neighbours(AddressFamily::Bridge), "list FDB entries").await? {
-        if let RouteNetlinkMessage::NewNeighbour(message) = message
-            && let Some(mac) = static_fdb_entry(&message)
-        {
-            place.fdb.insert((message.header.ifindex, mac));
+        let RouteNetlinkMessage::NewNeighbour(message) = message else { continue };
+        let index = message.header.ifindex;
+        let Some(mac) = link_address(&message) else { continue };
+        match host_behind(&message) {
+            Some(host) if mac == ALL => drop(place.copies.insert((index, host))),
+            Some(host) => drop(place.far.insert((index, mac), host)),
+            None if is_static_in_bridge(&message) => drop(place.fdb.insert((index, mac))),
+            None => {}
         }
     }
     for message in conn.dump(messages::dump_neighbours(AddressFamily::Inet), "list neighbours").await? {
@@ -55,7 +65,12 @@ pub(crate) async fn place(conn: &Conn) -> Result<SeenPlace, NetError> {
 
 /// Reads the devices of the connection's namespace, by name.
 pub(crate) async fn devices(conn: &Conn) -> Result<BTreeMap<String, SeenDevice>, NetError> {
-    let links = conn.dump(messages::dump_links(false), "list devices").await?;
+    listed(conn, messages::dump_links(false)).await
+}
+
+/// Reads the devices that a dump of links shows, by name.
+pub(crate) async fn listed(conn: &Conn, dump: RouteNetlinkMessage) -> Result<BTreeMap<String, SeenDevice>, NetError> {
+    let links = conn.dump(dump, "list devices").await?;
     Ok(links
         .into_iter()
         .filter_map(|message| match message {
@@ -93,6 +108,7 @@ fn link_info(device: &mut SeenDevice, infos: Vec<LinkInfo>) {
         match info {
             LinkInfo::Kind(kind) => device.kind = our_kind(&kind),
             LinkInfo::Data(InfoData::Bridge(settings)) => device.bridge = settings,
+            LinkInfo::Data(InfoData::Vxlan(settings)) => device.tunnel = tunnel(&settings),
             LinkInfo::PortData(InfoPortData::BridgePort(settings)) => device.port = settings,
             _ => {}
         }
@@ -105,14 +121,43 @@ pub(crate) fn our_kind(kind: &InfoKind) -> Option<Kind> {
         InfoKind::Bridge => Some(Kind::Bridge),
         InfoKind::Tun => Some(Kind::Tap),
         InfoKind::Veth => Some(Kind::Veth),
+        InfoKind::Vxlan => Some(Kind::Vxlan),
         _ => None,
     }
 }
 
-/// The address of a static entry; entries of the ports' own addresses are permanent, learnt ones reachable or stale.
-fn static_fdb_entry(message: &NeighbourMessage) -> Option<Mac> {
+/// A vxlan device's settings; `None` if it lacks one of those that ours have.
+fn tunnel(settings: &[InfoVxlan]) -> Option<Tunnel> {
+    let (mut vni, mut port, mut local, mut learning) = (None, None, None, true);
+    for setting in settings {
+        match setting {
+            InfoVxlan::Id(value) => vni = Some(*value),
+            InfoVxlan::Port(value) => port = Some(*value),
+            InfoVxlan::Local(value) => local = Some(IpAddr::V4(*value)),
+            InfoVxlan::Local6(value) => local = Some(IpAddr::V6(*value)),
+            InfoVxlan::Learning(value) => learning = *value,
+            _ => {}
+        }
+    }
+    Some(Tunnel { vni: vni?, port: port?, local: local?, learning })
+}
+
+/// Whether this is a static entry of a bridge; entries of the ports' own addresses are permanent, learnt ones reachable
+/// or stale.
+fn is_static_in_bridge(message: &NeighbourMessage) -> bool {
     let in_bridge = message.attributes.iter().any(|a| matches!(a, NeighbourAttribute::Controller(_)));
-    (in_bridge && message.header.state == NeighbourState::Noarp).then(|| link_address(message))?
+    in_bridge && message.header.state == NeighbourState::Noarp
+}
+
+/// The host of a tunnel's entry. A bridge's entries have none.
+fn host_behind(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(|octets| Ipv4Addr::from(octets).into());
+            v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(|octets| Ipv6Addr::from(octets).into())).ok()
+        }
+        _ => None,
+    })
 }
 
 fn link_address(message: &NeighbourMessage) -> Option<Mac> {

@@ -2,8 +2,11 @@
 //!
 //! A *segment* is one L2 network and becomes a bridge; a *port* is a VM's attachment to it and becomes a tap; a *router*
 //! is a namespace of its own whose interfaces sit on segments or on point-to-point links to other routers.
+//!
+//! Segments and links may cross hosts. What is on other hosts is in the description, too, each station with the host
+//! that it is on: nothing has to be learnt or asked for.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -17,6 +20,9 @@ pub struct NetworkSpec {
     pub segments: Vec<SegmentSpec>,
     /// The routers that run on this host.
     pub routers: Vec<RouterSpec>,
+    /// This host's end of all tunnels: an address of a device in the namespace in which the operation is called. Needed
+    /// where something crosses hosts.
+    pub underlay: Option<IpAddr>,
     /// Choices that hold for the whole experiment.
     pub options: NetworkOptions,
 }
@@ -47,6 +53,28 @@ pub struct SegmentSpec {
     pub multicast: bool,
     /// The ports of VMs. A router's port is made from the router's [`InterfaceSpec`], it is not listed here.
     pub ports: Vec<PortSpec>,
+    /// What joins it to its stations on other hosts; `None` when all of them are on this one.
+    pub tunnel: Option<TunnelSpec>,
+}
+
+/// What joins a segment to its stations on other hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelSpec {
+    /// VXLAN network identifier: 1 to 2^24 - 1, the same on all hosts of the segment and no other segment's there.
+    pub vni: u32,
+    /// The ports of VMs and routers that are on other hosts.
+    pub stations: Vec<RemoteStation>,
+}
+
+/// A port on another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteStation {
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its address, which the bridge answers ARP for.
+    pub ip: Ipv4Addr,
+    /// Its host's end of the tunnels.
+    pub host: IpAddr,
 }
 
 /// A VM's attachment to a segment.
@@ -99,6 +127,15 @@ pub enum Attachment {
         peer_router: String,
         /// The other router's interface.
         peer_interface: String,
+    },
+    /// A link to a router on another host.
+    Tunnel {
+        /// VXLAN network identifier of the link, as in [`TunnelSpec::vni`].
+        vni: u32,
+        /// Port id of the other end, by [`router_port_id`].
+        peer: String,
+        /// The other end.
+        station: RemoteStation,
     },
 }
 

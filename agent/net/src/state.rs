@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use rtnetlink::packet_route::link::{InfoBridge, InfoBridgePort};
@@ -25,6 +25,7 @@ pub(crate) enum Kind {
     Bridge,
     Tap,
     Veth,
+    Vxlan,
 }
 
 /// One end of a cable between namespaces.
@@ -32,6 +33,17 @@ pub(crate) enum Kind {
 pub(crate) struct End {
     pub place: Place,
     pub device: String,
+}
+
+/// The settings of a vxlan device that hold for its whole life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tunnel {
+    pub vni: u32,
+    /// UDP port of all ends.
+    pub port: u16,
+    /// This host's end.
+    pub local: IpAddr,
+    pub learning: bool,
 }
 
 /// A device that should be there.
@@ -50,6 +62,8 @@ pub(crate) struct WantedDevice {
     pub bridge: Vec<InfoBridge>,
     /// The other end of a veth.
     pub peer: Option<End>,
+    /// Settings of a vxlan device.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// A device that is there.
@@ -68,6 +82,7 @@ pub(crate) struct SeenDevice {
     pub peer_index: u32,
     pub port: Vec<InfoBridgePort>,
     pub bridge: Vec<InfoBridge>,
+    pub tunnel: Option<Tunnel>,
 }
 
 /// A permanent neighbour that should be there.
@@ -85,8 +100,11 @@ pub(crate) type Prefix = (Ipv4Addr, u8);
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct WantedPlace {
     pub devices: BTreeMap<String, WantedDevice>,
-    /// Static FDB entries: which port leads to which MAC.
-    pub fdb: BTreeSet<(String, Mac)>,
+    /// Static FDB entries: which device leads to which MAC. A port has its entry in the bridge, a tunnel one of its own
+    /// with the host behind it.
+    pub fdb: BTreeMap<(String, Mac), Option<IpAddr>>,
+    /// The hosts to which a tunnel sends a copy of what is for all.
+    pub copies: BTreeSet<(String, IpAddr)>,
     /// Permanent neighbours: which MAC has an address, on which device.
     pub neighbours: BTreeMap<(String, Ipv4Addr), WantedNeighbour>,
     pub addresses: BTreeSet<(String, Prefix)>,
@@ -98,7 +116,11 @@ pub(crate) struct WantedPlace {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SeenPlace {
     pub devices: BTreeMap<String, SeenDevice>,
+    /// Static entries of bridges.
     pub fdb: BTreeSet<(u32, Mac)>,
+    /// Entries of tunnels.
+    pub far: BTreeMap<(u32, Mac), IpAddr>,
+    pub copies: BTreeSet<(u32, IpAddr)>,
     pub neighbours: BTreeMap<(u32, Ipv4Addr), Mac>,
     pub addresses: BTreeSet<(u32, Prefix)>,
     pub routes: BTreeMap<Prefix, Ipv4Addr>,

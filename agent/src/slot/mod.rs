@@ -11,6 +11,7 @@
 //! time. A task of its own follows the VM from the making of its process to its end and alone decides RUNNING and
 //! FAILED; it ends with the slot, the VM does not.
 
+mod halt;
 mod life;
 mod retry;
 mod snapshot;
@@ -32,8 +33,6 @@ use crate::slice::{WantedVm, address_text};
 
 use retry::CLEAN_SLATE;
 
-/// For a guest to power off when asked, before it is killed.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Console lines that go with a failure.
 const TOLD_LINES: usize = 8;
 /// In a VM's folder: it was stopped on request, and a new agent must not take its end for a failure.
@@ -281,14 +280,27 @@ impl Slot {
 
     /// Removes what is left of an earlier life, and opens the taps for the next one.
     async fn make_way(&self, around: &Surroundings) -> Result<Vec<OwnedFd>, StartError> {
-        locked(&self.life).take();
-        around.vms.remove(&around.experiment, &self.name).await?;
+        self.end(around).await?;
         let wanted = self.wanted();
         let mut taps = Vec::with_capacity(wanted.vm.ports.len());
         for port in &wanted.vm.ports {
             taps.push(around.network.open_tap(port).await?);
         }
         Ok(taps)
+    }
+
+    /// Ends its process, if there is one, and removes all that is left of it. Its follower, who would write about the end,
+    /// is sent home first.
+    async fn end(&self, around: &Surroundings) -> Result<(), fleet_vm::RemoveError> {
+        let life = locked(&self.life).take();
+        // By the handle that watches it: a second one would have a watcher of its own, and the first would write down
+        // how this process ended when the next one has the folder.
+        let machine = life.as_ref().map(|life| life.machine.clone());
+        drop(life);
+        match machine {
+            Some(machine) => machine.remove().await,
+            None => around.vms.remove(&around.experiment, &self.name).await,
+        }
     }
 
     /// Goes on with a VM that an earlier agent started. It is BOOTING until its guest has answered; that it runs since
@@ -352,95 +364,10 @@ impl Slot {
         }
     }
 
-    /// Stops it; it stays down until it is started.
-    pub async fn stop(self: &Arc<Self>, around: &Arc<Surroundings>, force: bool) -> Ended {
-        self.no_more_tries();
-        let _gate = self.gate.lock().await;
-        let Some(machine) = self.machine() else {
-            return if self.state() == VmState::Stopped {
-                Ended::AlreadySo
-            } else {
-                self.set(around, VmState::Stopped, "", &[]);
-                Ended::Ok
-            };
-        };
-        // Before its end, so that no reader takes that for a failure; the mark is for a later agent.
-        self.set(around, VmState::Stopping, "", &[]);
-        let mark = machine.paths().dir.join(STOPPED_MARK);
-        if let Err(error) = std::fs::write(&mark, "") {
-            tracing::warn!(path = %mark.display(), %error, "cannot note that a VM was stopped on request");
-        }
-        let was_paused = machine.is_paused();
-        let ended = if force || was_paused { machine.kill().await } else { machine.shutdown(SHUTDOWN_GRACE).await };
-        match ended {
-            Ok(_) => {
-                self.set(around, VmState::Stopped, "", &[]);
-                Ended::Ok
-            }
-            Err(error) => self.stuck(around, &error.to_string(), error.is_retryable()),
-        }
-    }
-
     /// It could not be ended: a start is of no use.
     fn stuck(&self, around: &Surroundings, reason: &str, retryable: bool) -> Ended {
         self.set(around, VmState::Failed, reason, &[]);
         Ended::Failed { reason: reason.to_owned(), retryable }
-    }
-
-    /// Ends it while it comes up, without waiting for whoever starts it: that one is told at once.
-    pub async fn interrupt(&self, around: &Surroundings) {
-        let Some(machine) = self.machine() else { return };
-        // Before its end, so that nobody takes that for a failure.
-        self.set(around, VmState::Stopping, "", &[]);
-        if let Err(error) = machine.kill().await {
-            tracing::warn!(vm = self.name, %error, "a VM that was coming up could not be ended at once");
-        }
-    }
-
-    /// Holds it where it is, or lets it go on.
-    pub async fn pause(&self, around: &Surroundings, pause: bool) -> Ended {
-        let _gate = self.gate.lock().await;
-        let state = self.state();
-        let (from, to) = if pause { (VmState::Running, VmState::Paused) } else { (VmState::Paused, VmState::Running) };
-        if state == to {
-            return Ended::AlreadySo;
-        }
-        let Some(machine) = self.machine().filter(|_| state == from) else {
-            let word = if pause { "paused" } else { "resumed" };
-            let reason = format!(
-                "it is {}, so it cannot be {word}",
-                state.as_str_name().trim_start_matches("VM_STATE_").to_lowercase()
-            );
-            return Ended::Failed { reason, retryable: false };
-        };
-        let done = if pause { machine.pause().await } else { machine.resume().await };
-        match done {
-            Ok(()) => {
-                self.set(around, to, "", &[]);
-                Ended::Ok
-            }
-            Err(error) => Ended::Failed { reason: error.to_string(), retryable: error.is_retryable() },
-        }
-    }
-
-    /// Ends it and removes all that is left of it.
-    pub async fn remove(self: &Arc<Self>, around: &Arc<Surroundings>) -> Ended {
-        self.no_more_tries();
-        let _gate = self.gate.lock().await;
-        self.set(around, VmState::Stopping, "", &[]);
-        // Its follower would write about the end; nobody wants to know.
-        let life = locked(&self.life).take();
-        let removed = match &life {
-            Some(life) => life.machine.remove().await,
-            None => around.vms.remove(&around.experiment, &self.name).await,
-        };
-        match removed {
-            Ok(()) => {
-                self.set(around, VmState::Stopped, "", &[]);
-                Ended::Ok
-            }
-            Err(error) => self.stuck(around, &error.to_string(), true),
-        }
     }
 }
 
@@ -448,6 +375,11 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.no_more_tries();
     }
+}
+
+/// "running": a state as `ps` has it.
+fn word(state: VmState) -> String {
+    state.as_str_name().trim_start_matches("VM_STATE_").to_lowercase()
 }
 
 /// "uml", "qemu/tcg".

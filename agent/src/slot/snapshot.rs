@@ -6,7 +6,7 @@ use std::time::Instant;
 use fleet_proto::v1::VmState;
 use fleet_vm::{Machine, SnapshotError};
 
-use super::{Slot, StartError, locked};
+use super::{Slot, StartError, locked, word};
 use crate::experiment::Surroundings;
 use crate::progress::Ended;
 
@@ -14,9 +14,11 @@ impl Slot {
     /// Takes a snapshot under this name. The guest stands still meanwhile.
     pub async fn snapshot(&self, around: &Surroundings, name: &str) -> Ended {
         let _gate = self.gate.lock().await;
-        let up = matches!(self.state(), VmState::Running | VmState::Paused);
+        let state = self.state();
+        let up = matches!(state, VmState::Running | VmState::Paused);
         let Some(machine) = self.machine().filter(|_| up) else {
-            let reason = "it is not running, so there is nothing to take a snapshot of".to_owned();
+            let reason =
+                format!("it is {}: a snapshot is taken of a VM that runs or is paused; start it first", word(state));
             return Ended::Failed { reason, retryable: false };
         };
         match machine.snapshot(&around.snapshots, name).await {
@@ -32,7 +34,7 @@ impl Slot {
     /// looked at before anything is ended.
     pub async fn restore(self: &Arc<Self>, around: &Arc<Surroundings>, name: &str) -> Ended {
         let spec = self.wanted().spec.clone();
-        if let Err(error) = around.snapshots.check(&spec, name) {
+        if let Err(error) = around.snapshots.check(&spec, name).await {
             return Ended::Failed { reason: error.to_string(), retryable: false };
         }
         self.no_more_tries();

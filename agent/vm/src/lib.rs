@@ -44,6 +44,6 @@ pub use error::{RemoveError, VmError};
 pub use exit::VmExit;
 pub use host::{Adopted, HostConfig, VmHost, tsc_khz};
 pub use machine::{Machine, Usage};
-pub use snapshot::{Snapshot, SnapshotError, SnapshotStore};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotQuota, SnapshotStore};
 pub use spec::{Accelerator, Merge, NicSpec, RootFs, VmSpec};
 pub use template::Expected;

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use fleet_agent::MembershipError;
 use tonic::{Code, Status};
 
 use crate::daemon::DaemonError;
@@ -115,9 +116,23 @@ impl From<Status> for Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         match error {
-            DaemonError::NotRoot | DaemonError::Held(_) => Self::usage(error),
+            DaemonError::NotRoot | DaemonError::Held(_) | DaemonError::Address(_) | DaemonError::Listen(_) => {
+                Self::usage(error)
+            }
+            DaemonError::Membership(error) => error.into(),
             _ => Self::internal(error),
         }
+    }
+}
+
+impl From<MembershipError> for Failure {
+    fn from(error: MembershipError) -> Self {
+        let exit = match &error {
+            MembershipError::Unreachable(_) => Exit::NotReached,
+            MembershipError::Pki(_) | MembershipError::Epoch(_) | MembershipError::Answer(_) => Exit::Internal,
+            _ => Exit::Usage,
+        };
+        Self::from_words(exit, &error.to_string())
     }
 }
 

@@ -199,6 +199,7 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
             },
             cmdline: &files.cmdline,
             memory_mib: (files.default_mem_mib, files.min_mem_mib),
+            max_cpus: files.max_cpus,
         }),
         image.x86.as_ref().map(|files| Part {
             hypervisor: "qemu",
@@ -206,6 +207,7 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
             root: "initrd",
             cmdline: &files.cmdline,
             memory_mib: (files.default_mem_mib, files.min_mem_mib),
+            max_cpus: files.max_cpus,
         }),
     ]
     .into_iter()
@@ -218,6 +220,7 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
                 serde_json::json!({
                     "hypervisor": part.hypervisor, "kernel": origin_json(part.origin), "root": part.root,
                     "cmdline": part.cmdline, "default_mem_mib": part.memory_mib.0, "min_mem_mib": part.memory_mib.1,
+                    "max_cpus": part.max_cpus,
                 })
             })
             .collect();
@@ -233,6 +236,9 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
         output::say!("  kernel   Linux {}, {kind} {}", part.origin.version, part.origin.name);
         output::say!("  root     {}", part.root);
         output::say!("  memory   {} MiB, at least {} MiB", part.memory_mib.0, part.memory_mib.1);
+        if let Some(most) = part.max_cpus {
+            output::say!("  cpu      at most {most}");
+        }
         output::say!("  cmdline  {}", part.cmdline);
     }
     Ok(Exit::Ok)
@@ -245,6 +251,7 @@ struct Part<'a> {
     root: &'static str,
     cmdline: &'a str,
     memory_mib: (u32, u32),
+    max_cpus: Option<u32>,
 }
 
 /// "6.1.192-tiny" or "6.1.192-2 (Debian)".

@@ -10,6 +10,7 @@ mod failure;
 mod fmt;
 mod graph;
 mod guest;
+mod host;
 mod image;
 mod import;
 mod ksm;
@@ -116,10 +117,12 @@ enum Command {
     Image(image::ImageArgs),
     /// Look at this host: what works, what is missing, and how to have it
     Doctor(doctor::DoctorArgs),
+    /// Add hosts to the fleet, list, tag, drain and remove them
+    Host(host::HostArgs),
     /// Run the controller (`fleet up` starts one by itself when none runs)
     Controller(ControllerArgs),
-    /// Run only the agent of this host
-    Agent(AgentArgs),
+    /// Run only the agent of this host, alone or as a member of a fleet
+    Agent(host::AgentArgs),
     /// Print a shell's completions
     Completions(complete::CompletionsArgs),
 }
@@ -135,6 +138,12 @@ struct ControllerArgs {
     /// Run without telemetry
     #[arg(long)]
     no_telemetry: bool,
+    /// Listen for hosts that join, on this address [port: 7117]; off when left out
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    listen: Option<String>,
+    /// This host's address for segments over hosts
+    #[arg(long, value_name = "ADDR")]
+    underlay: Option<String>,
     /// Use the agent behind this socket instead of one inside this process
     #[arg(long, value_name = "SOCKET")]
     agent: Option<PathBuf>,
@@ -151,13 +160,6 @@ enum ControllerVerb {
     Status,
     /// End the one that runs; VMs go on
     Stop,
-}
-
-#[derive(Args, Debug)]
-struct AgentArgs {
-    /// Serve on this socket instead of the default one
-    #[arg(long, value_name = "SOCKET")]
-    socket: Option<PathBuf>,
 }
 
 /// Reads the command line, does what it says, and gives the process's exit code.
@@ -187,7 +189,10 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
         Command::Controller(args) => {
             overrides.mongodb.clone_from(&args.mongodb);
             overrides.no_telemetry = args.no_telemetry;
+            overrides.listen.clone_from(&args.listen);
+            overrides.underlay.clone_from(&args.underlay);
         }
+        Command::Agent(args) => args.overrides(&mut overrides),
         Command::Up(args) => {
             overrides.mongodb.clone_from(&args.mongodb);
             overrides.no_telemetry = args.no_telemetry;
@@ -209,10 +214,7 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
             crate::daemon::controller_main(context.config, agent, background)?;
             Ok(Exit::Ok)
         }
-        Command::Agent(args) => {
-            crate::daemon::agent_main(context.config, args.socket)?;
-            Ok(Exit::Ok)
-        }
+        Command::Agent(args) => host::agent(context.config, args),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Failure::internal(format!("cannot start the runtime: {error}")))?;
@@ -235,6 +237,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Ksm(args) => ksm::ksm(context, &args).await,
         Command::Telemetry(args) => telemetry::telemetry(context, &args).await,
         Command::Doctor(args) => doctor::doctor(context, &args).await,
+        Command::Host(args) => host::host(context, args).await,
         Command::Controller(ControllerArgs { verb: ControllerVerb::Status, .. }) => connect::status(context).await,
         Command::Controller(ControllerArgs { verb: ControllerVerb::Stop, .. }) => connect::stop(context).await,
         Command::Check(_)

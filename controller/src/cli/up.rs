@@ -58,7 +58,6 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
             source_name: args.file.display().to_string(),
             source: loaded.source.text.clone(),
             lock: loaded.lock.only(&experiment).to_string(),
-            placement: Vec::new(),
             hosts: Vec::new(),
             options: Some(Options {
                 hypervisor: args.hypervisor.clone().or(context.config.hypervisor.clone()).unwrap_or_default(),
@@ -119,7 +118,7 @@ async fn bring_up(
 
 /// An id that no other operation has.
 pub fn new_op() -> OpHeader {
-    OpHeader { op_id: uuid::Uuid::new_v4().to_string(), epoch: 0 }
+    OpHeader { op_id: uuid::Uuid::new_v4().to_string(), epoch: 0, generation: 0 }
 }
 
 /// How an operation ended.

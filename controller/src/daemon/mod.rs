@@ -15,6 +15,7 @@
 
 mod agents;
 mod exec;
+mod hosts;
 mod local;
 mod operation;
 mod plans;
@@ -24,16 +25,19 @@ mod service;
 mod store;
 mod telemetry;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_agent::{Agent, AgentConfig};
+use fleet_agent::{Agent, AgentConfig, JoinArgs};
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+
+pub use hosts::{AGENT_PORT, CONTROLLER_PORT, parse_listen, with_port};
 
 /// File name of the controller's store in its state folder.
 pub const STORE_FILE: &str = "controller.redb";
@@ -78,6 +82,18 @@ pub enum DaemonError {
         /// In words.
         reason: String,
     },
+    /// The registry of hosts.
+    #[error(transparent)]
+    Hosts(#[from] hosts::HostsError),
+    /// Hosts cannot reach the controller.
+    #[error(transparent)]
+    Listen(#[from] hosts::ListenError),
+    /// An address on the command line or in the configuration.
+    #[error("{0}")]
+    Address(String),
+    /// The agent does not belong to its fleet.
+    #[error(transparent)]
+    Membership(#[from] fleet_agent::MembershipError),
     /// The runtime or a signal handler.
     #[error("the runtime does not start: {0}")]
     Runtime(std::io::Error),
@@ -105,23 +121,49 @@ pub fn controller_main(config: Config, agent: Option<PathBuf>, background: bool)
     result
 }
 
-/// Runs only the agent of this host until it is told to end.
+/// Runs only the agent of this host until it is told to end; with `join`, or if it has joined before, as a member of a
+/// fleet.
 ///
 /// # Errors
-/// When it cannot start.
-pub fn agent_main(config: Config, socket: Option<PathBuf>) -> Result<(), DaemonError> {
+/// When it cannot start or join.
+pub fn agent_main(mut config: Config, socket: Option<PathBuf>, join: JoinArgs) -> Result<(), DaemonError> {
     let socket = socket.unwrap_or_else(|| config.agent_socket());
+    let prepared = fleet_agent::prepare(&config.state_dir, &config.host, join)?;
+    if let Some(prepared) = &prepared {
+        config.host = prepared.host().to_owned();
+    }
     run_locked(&config, "agent.lock", &socket, false, async || {
         let stop = CancellationToken::new();
         let agent = Agent::start(agent_config(&config)).await?;
         let server = serve_agent(&config, Arc::clone(&agent), &socket, stop.clone())?;
         tracing::info!(socket = %socket.display(), "agent serves");
-        signalled().await.map_err(DaemonError::Runtime)?;
+        let result = member(prepared, &agent, &stop).await;
         stop.cancel();
         server.ended().await;
         agent.shutdown().await;
-        Ok(())
+        result
     })
+}
+
+/// Until a signal comes: a member of its fleet, if this host is one or is asked to be.
+async fn member(
+    prepared: Option<fleet_agent::Prepared>,
+    agent: &Arc<Agent>,
+    stop: &CancellationToken,
+) -> Result<(), DaemonError> {
+    let mut membership = None;
+    if let Some(prepared) = prepared {
+        membership = Some(tokio::select! {
+            joined = prepared.join(agent, stop) => joined?,
+            signal = signalled() => return signal.map_err(DaemonError::Runtime),
+        });
+    }
+    let result = signalled().await.map_err(DaemonError::Runtime);
+    stop.cancel();
+    if let Some(membership) = membership {
+        membership.ended().await;
+    }
+    result
 }
 
 /// Runs a daemon under the lock of its folder. The lock outlives everything that the daemon holds: the next one can
@@ -170,7 +212,9 @@ fn start(background: bool) -> Result<tokio::runtime::Runtime, DaemonError> {
 
 async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -> Result<(), DaemonError> {
     let store = Arc::new(store::Store::open(&config.state_dir.join(STORE_FILE))?);
-    let epoch = store.next_epoch()?;
+    // The agent of this host may know a higher one: the store was lost, or is an older one that was put back.
+    let known = fleet_agent::Epoch::open(&config.state_dir).map_err(fleet_agent::AgentError::from)?.known();
+    let epoch = store.next_epoch(known)?;
     let stop = CancellationToken::new();
 
     // Before the first metric is touched.
@@ -189,7 +233,9 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     };
     let agents = agents::Agents::connect(&socket)
         .await
-        .map_err(|status| DaemonError::NoAgent { socket, reason: status.message().to_owned() })?;
+        .map_err(|status| DaemonError::NoAgent { socket: socket.clone(), reason: status.message().to_owned() })?;
+    let hosts = Arc::new(hosts::Hosts::open(Arc::clone(&store), hosts_settings(&config, epoch))?);
+    let listener = hosts::listen(&hosts, listen_address(&config)?, &stop).await?;
     let telemetry = telemetry::Telemetry::start(&config, agents.clone(), &stop).await;
 
     let shared = Arc::new(service::Shared {
@@ -197,6 +243,9 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         plans: plans::Plans::new(Arc::clone(&store)),
         store,
         telemetry,
+        own_host: service::OwnHost { address: format!("unix:{}", socket.display()), underlay: underlay(&config) },
+        hosts_address: listener.address,
+        hosts,
         epoch,
         metrics_address,
         started_ms: crate::cli::now_ms(),
@@ -210,6 +259,7 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         "controller",
         stop.clone(),
     )?;
+    shared.look_at_own_host().await;
     tracing::info!(epoch, socket = %config.controller_socket().display(), "controller serves");
     if background {
         println!("{READY}");
@@ -221,6 +271,7 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     }
     stop.cancel();
     server.ended().await;
+    listener.ended().await;
     shared.telemetry.shutdown().await;
     if let Some((agent, server)) = embedded {
         server.ended().await;
@@ -228,6 +279,29 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     }
     tracing::info!("controller ended; VMs go on");
     Ok(())
+}
+
+fn hosts_settings(config: &Config, epoch: u64) -> hosts::Settings {
+    hosts::Settings {
+        state_dir: config.state_dir.clone(),
+        name: config.host.clone(),
+        certificate_life: Duration::from_secs(config.certificate_life_seconds.into()),
+        beat: Duration::from_secs(config.heartbeat_seconds.into()),
+        epoch,
+    }
+}
+
+/// Where the controller listens for hosts.
+fn listen_address(config: &Config) -> Result<Option<SocketAddr>, DaemonError> {
+    let parsed = config.listen.as_deref().map(|text| parse_listen(text, CONTROLLER_PORT));
+    parsed.transpose().map_err(DaemonError::Address)
+}
+
+/// This host's address for segments over hosts: the one that is set, else the one that hosts reach the controller by.
+fn underlay(config: &Config) -> String {
+    let listens = || listen_address(config).ok().flatten().map(|address| address.ip());
+    let told = config.underlay.clone().or_else(|| listens().filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()));
+    told.unwrap_or_default()
 }
 
 fn serve_agent(
@@ -280,9 +354,11 @@ fn agent_config(config: &Config) -> AgentConfig {
         state_dir: config.state_dir.clone(),
         image_store: config.image_store.clone(),
         netns_dir: "/run/netns".into(),
+        vxlan_port: config.vxlan_port,
         hypervisor: config.hypervisor.clone(),
         ksm: config.ksm,
         clones: config.clones,
+        snapshot_quota: config.snapshot_quota,
         sample_interval: Duration::from_secs(config.telemetry_interval_seconds.into()),
     }
 }

@@ -90,16 +90,21 @@ impl Plans {
         if specs.is_empty() {
             return Err(Status::not_found("no experiment is up\nhelp: `fleet up FILE` brings one up"));
         }
-        let first = target.split(['.', '[']).next().unwrap_or_default();
-        let named: Vec<&Spec> = specs.iter().filter(|spec| spec.experiment == first).collect();
-        let searched: Vec<&Spec> = if named.is_empty() { specs.iter().collect() } else { named };
+        // Whoever begins with an experiment's name means that one, if it has what follows.
+        let first = target.trim().split(['.', '[']).next().unwrap_or_default();
+        let (named, others): (Vec<&Spec>, Vec<&Spec>) = specs.iter().partition(|spec| spec.experiment == first);
         let mut found = Vec::new();
         let mut reasons = Vec::new();
-        for spec in searched {
-            let plan = self.compile(spec)?;
-            match plan.resolve(target) {
-                Ok(ranges) => found.push(Target { plan, experiment: spec.experiment.clone(), ranges }),
-                Err(error) => reasons.push(error.to_string()),
+        for searched in [named, others] {
+            for spec in searched {
+                let plan = self.compile(spec)?;
+                match plan.resolve(target) {
+                    Ok(ranges) => found.push(Target { plan, experiment: spec.experiment.clone(), ranges }),
+                    Err(error) => reasons.push(error.to_string()),
+                }
+            }
+            if !found.is_empty() {
+                break;
             }
         }
         match found.len() {
@@ -148,4 +153,50 @@ fn compile(spec: &Spec) -> Result<Plan, Status> {
         let options = netlang::RenderOptions { color: false, width: 100 };
         Status::invalid_argument(netlang::render(&compilation.diagnostics, &source, options))
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Plans of these experiments: name and text.
+    fn plans(files: &[(&str, &str)]) -> (tempfile::TempDir, Plans) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("controller.redb")).unwrap();
+        for (experiment, source) in files {
+            let spec = Spec { experiment: (*experiment).to_owned(), source: (*source).to_owned(), ..Spec::default() };
+            store.put_spec(&spec).unwrap();
+        }
+        (dir, Plans::new(Arc::new(store)))
+    }
+
+    fn found(plans: &Plans, target: &str) -> (String, Vec<String>) {
+        let target = plans.resolve(target).unwrap();
+        (target.experiment.clone(), target.names().collect())
+    }
+
+    #[test]
+    fn a_group_of_the_experiments_own_name_is_found() {
+        let (_dir, plans) = plans(&[("q", "lan l\nvm q[0..3] { on l }\n")]);
+        let two = ("q".to_owned(), vec!["q[0]".to_owned(), "q[1]".to_owned()]);
+        assert_eq!(found(&plans, "q.q[0..2]"), two);
+        assert_eq!(found(&plans, "q[0..2]"), two);
+    }
+
+    #[test]
+    fn an_experiments_name_in_front_says_which_and_is_no_obstacle_to_a_group_elsewhere() {
+        let (_dir, plans) = plans(&[
+            ("a", "lan l\nvm web[0..2] { on l }\n"),
+            ("b", "lan l\nvm web[0..2] { on l }\nvm a[0..2] { on l }\n"),
+        ]);
+        assert_eq!(found(&plans, "b.web[1]"), ("b".to_owned(), vec!["web[1]".to_owned()]));
+        // The experiment `a` has no such VM, and `b` has.
+        assert_eq!(found(&plans, "a[1]"), ("b".to_owned(), vec!["a[1]".to_owned()]));
+        assert_eq!(found(&plans, "a").0, "a");
+        let both = plans.resolve("web[0]").err().unwrap();
+        assert!(both.message().contains("a.web[0], b.web[0]"), "{both}");
+        let nowhere = plans.resolve("a.wep").err().unwrap();
+        assert!(nowhere.message().contains("did you mean `web`?"), "{nowhere}");
+    }
 }

@@ -1,5 +1,6 @@
 //! What the program `fleet` may ask, and who answers it.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::agents::Agents;
+use super::hosts::Hosts;
 use super::operation::{self, Follow, Relayed, Sum};
 use super::plans::Plans;
 use super::store::{Store, StoreError};
@@ -35,6 +37,12 @@ pub struct Shared {
     pub store: Arc<Store>,
     /// Writer and queries.
     pub telemetry: Telemetry,
+    /// The registry of hosts.
+    pub hosts: Arc<Hosts>,
+    /// Where the controller listens for hosts.
+    pub hosts_address: Option<SocketAddr>,
+    /// The host of the controller.
+    pub own_host: OwnHost,
     /// Generation of this controller.
     pub epoch: u64,
     /// Where Prometheus finds the metrics; empty when nowhere.
@@ -45,6 +53,14 @@ pub struct Shared {
     pub started_by_command: bool,
     /// Ends the process.
     pub stop: CancellationToken,
+}
+
+/// How the controller's own host is reached.
+pub struct OwnHost {
+    /// Of its agent: a local socket.
+    pub address: String,
+    /// Its address for segments over hosts; empty: none.
+    pub underlay: String,
 }
 
 /// The service, ready to be served.
@@ -71,8 +87,24 @@ fn required<T>(value: Option<T>, what: &str) -> Result<T, Status> {
 }
 
 impl Shared {
+    /// Asks the agent of the controller's own host what it is, for the registry. It tells nobody by itself.
+    pub async fn look_at_own_host(&self) {
+        match self.agents.info().await {
+            Ok(infos) => {
+                for info in infos {
+                    if let Err(error) = self.hosts.own_host(info, &self.own_host.address, &self.own_host.underlay) {
+                        tracing::error!(%error, "the controller's own host is not among the hosts");
+                    }
+                }
+            }
+            Err(status) => {
+                tracing::warn!(reason = status.message(), "the agent of the controller's own host does not answer");
+            }
+        }
+    }
+
     fn header(&self, op: &OpHeader) -> OpHeader {
-        OpHeader { op_id: op.op_id.clone(), epoch: self.epoch }
+        OpHeader { op_id: op.op_id.clone(), epoch: self.epoch, generation: op.generation }
     }
 
     async fn up(self: Arc<Self>, op: OpHeader, spec: Spec, teller: operation::Teller) {
@@ -353,6 +385,23 @@ impl Controller for Service {
 
     async fn ksm(&self, request: Request<KsmRequest>) -> Result<Response<KsmReply>, Status> {
         Ok(Response::new(self.shared.agents.ksm(request.into_inner()).await?))
+    }
+
+    async fn hosts(&self, _: Request<HostsRequest>) -> Result<Response<HostsReply>, Status> {
+        self.shared.look_at_own_host().await;
+        Ok(Response::new(HostsReply { hosts: self.shared.hosts.list() }))
+    }
+
+    async fn change_hosts(&self, request: Request<ChangeHostsRequest>) -> Result<Response<ChangeHostsReply>, Status> {
+        self.shared.hosts.ask_change(request.get_ref()).map(Response::new)
+    }
+
+    async fn issue_token(&self, request: Request<IssueTokenRequest>) -> Result<Response<IssuedToken>, Status> {
+        self.shared.hosts.ask_token(request.into_inner(), self.shared.hosts_address).map(Response::new)
+    }
+
+    async fn tokens(&self, request: Request<TokensRequest>) -> Result<Response<TokensReply>, Status> {
+        self.shared.hosts.ask_tokens(request.get_ref()).map(Response::new)
     }
 
     async fn telemetry_query(

@@ -85,12 +85,18 @@ impl Store {
         Ok(store)
     }
 
-    /// The next generation of the controller: higher than any before.
+    /// The next generation of the controller: higher than any before, and than one that is known from elsewhere.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn next_epoch(&self) -> Result<u64, StoreError> {
-        self.write(|write| next(&mut write.open_table(META)?, EPOCH))
+    pub fn next_epoch(&self, known: u64) -> Result<u64, StoreError> {
+        self.write(|write| {
+            let mut meta = write.open_table(META)?;
+            if meta.get(EPOCH)?.is_none_or(|epoch| epoch.value() < known) {
+                meta.insert(EPOCH, known)?;
+            }
+            next(&mut meta, EPOCH)
+        })
     }
 
     /// Remembers what is wanted of an experiment.
@@ -180,7 +186,10 @@ impl Store {
         })
     }
 
-    fn write<T>(&self, act: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    pub(super) fn write<T>(
+        &self,
+        act: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         let run = || {
             let transaction = self.database.begin_write()?;
             let value = act(&transaction)?;
@@ -190,7 +199,10 @@ impl Store {
         run().map_err(|source| self.error(source))
     }
 
-    fn read<T>(&self, look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    pub(super) fn read<T>(
+        &self,
+        look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         let run = || look(&self.database.begin_read()?);
         run().map_err(|source| self.error(source))
     }
@@ -207,7 +219,7 @@ fn next(meta: &mut redb::Table<'_, &str, u64>, name: &str) -> Result<u64, redb::
     Ok(value)
 }
 
-fn decode<M: Message + Default>(key: &str, bytes: &[u8]) -> Result<M, StoreError> {
+pub(super) fn decode<M: Message + Default>(key: &str, bytes: &[u8]) -> Result<M, StoreError> {
     M::decode(bytes).map_err(|source| StoreError::Record { key: key.to_owned(), source })
 }
 
@@ -225,10 +237,11 @@ mod tests {
     #[test]
     fn every_opening_has_a_higher_epoch() {
         let (dir, store) = store();
-        assert_eq!(store.next_epoch().unwrap(), 1);
+        assert_eq!(store.next_epoch(0).unwrap(), 1);
         drop(store);
         let store = Store::open(&dir.path().join("store.redb")).unwrap();
-        assert_eq!(store.next_epoch().unwrap(), 2);
+        assert_eq!(store.next_epoch(0).unwrap(), 2);
+        assert_eq!(store.next_epoch(7).unwrap(), 8, "one that an agent knows counts too");
     }
 
     #[test]

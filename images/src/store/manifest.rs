@@ -1,14 +1,14 @@
 //! The manifest: what an image consists of, by hash. Its own hash is the image's id.
 
-use std::{fmt, path::PathBuf, time::SystemTime};
+use std::{fmt, ops::RangeInclusive, path::PathBuf, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::blobs::Hash;
 use crate::RootForm;
 
-/// Form of the manifest; another number is an image of another version of fleet.
-pub(crate) const SCHEMA: u32 = 2;
+/// Forms of the manifest that are read; another number is an image of another version of fleet. 3 has `max_cpus`.
+pub(crate) const SCHEMAS: RangeInclusive<u32> = 2..=3;
 
 /// What an image is called for good: the SHA-256 of its manifest, 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +79,8 @@ pub struct UmlFiles {
     pub default_mem_mib: u32,
     /// Least memory that boots, in MiB.
     pub min_mem_mib: u32,
+    /// Most processors that the kernel uses; `None`: the image does not say, as of old.
+    pub max_cpus: Option<u32>,
 }
 
 /// What starts a guest under QEMU.
@@ -98,6 +100,8 @@ pub struct X86Files {
     pub default_mem_mib: u32,
     /// Least memory that boots, in MiB.
     pub min_mem_mib: u32,
+    /// Most processors that the kernel uses; `None`: the image does not say, as of old.
+    pub max_cpus: Option<u32>,
 }
 
 /// Which kernel an image has.
@@ -140,6 +144,8 @@ pub(crate) struct Kernel {
     pub acpi: bool,
     pub default_mem_mib: u32,
     pub min_mem_mib: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cpus: Option<u32>,
 }
 
 /// A file by content.
@@ -151,6 +157,14 @@ pub(crate) struct Blob {
 }
 
 impl Manifest {
+    /// The manifest of these parts. Its form is the oldest that holds them, so that an image that says nothing new has
+    /// the bytes, and so the id, that it always had.
+    pub(crate) fn new(description: String, uml: Option<Kernel>, x86: Option<Kernel>) -> Self {
+        let is_new = [&uml, &x86].into_iter().flatten().any(|kernel| kernel.max_cpus.is_some());
+        let schema = if is_new { *SCHEMAS.end() } else { *SCHEMAS.start() };
+        Self { schema, description, uml, x86 }
+    }
+
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Blob> {
         [&self.uml, &self.x86].into_iter().flatten().flat_map(|kernel| [&kernel.kernel, &kernel.root])
     }

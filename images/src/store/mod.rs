@@ -26,7 +26,7 @@ use crate::{ImageError, RootForm, recipe::is_image_name};
 use blobs::{Blobs, files_in};
 pub(crate) use blobs::{hash_of, hash_of_reader};
 use manifest::Form;
-pub(crate) use manifest::{Blob, Kernel, Manifest, SCHEMA};
+pub(crate) use manifest::{Blob, Kernel, Manifest, SCHEMAS};
 pub use manifest::{Image, ImageId, KernelOrigin, RootFs, UmlFiles, X86Files};
 
 /// A line of `fleet image ls`.
@@ -223,6 +223,7 @@ impl ImageStore {
             cmdline: uml.cmdline.clone(),
             default_mem_mib: uml.default_mem_mib,
             min_mem_mib: uml.min_mem_mib,
+            max_cpus: uml.max_cpus,
         });
         let x86 = manifest.x86.as_ref().map(|x86| X86Files {
             vmlinux: path(&x86.kernel),
@@ -232,6 +233,7 @@ impl ImageStore {
             cmdline: x86.cmdline.clone(),
             default_mem_mib: x86.default_mem_mib,
             min_mem_mib: x86.min_mem_mib,
+            max_cpus: x86.max_cpus,
         });
         let built_at = fs::metadata(self.name_path(name)).and_then(|metadata| metadata.modified()).ok();
         Ok(Image { id: id.clone(), name: name.to_owned(), uml, x86, built_at, size_bytes })
@@ -242,7 +244,7 @@ impl ImageStore {
         let damaged = |problem: String| ImageError::Damaged { path: self.blobs.path(id.as_str()), problem };
         let no_manifest = |error: serde_json::Error| damaged(format!("is no manifest ({error})"));
         let Form { schema } = serde_json::from_slice(&bytes).map_err(no_manifest)?;
-        if schema != SCHEMA {
+        if !SCHEMAS.contains(&schema) {
             return Err(damaged(format!("is of form {schema}, which another version of fleet made")));
         }
         serde_json::from_slice(&bytes).map_err(no_manifest)

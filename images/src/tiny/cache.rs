@@ -21,7 +21,7 @@ use crate::{
     store::{hash_of, hash_of_reader},
 };
 
-use super::Order;
+use super::{Order, options};
 
 /// Where an order's kernel is kept.
 pub(super) fn entry(folder: &Path, order: &Order) -> PathBuf {
@@ -34,6 +34,16 @@ pub(super) fn lookup(entry: &Path) -> Option<PathBuf> {
     let wanted = fs::read_to_string(entry.join("sha256")).ok()?;
     let hash = hash_of_reader(&mut fs::File::open(&kernel).ok()?).ok()?;
     (hash == wanted.trim_end()).then_some(kernel)
+}
+
+/// Most processors that a kept kernel uses, by the configuration beside it.
+///
+/// # Errors
+/// When that cannot be read.
+pub(crate) fn processors(kernel: &Path) -> Result<u32, ImageError> {
+    let path = kernel.with_file_name("config");
+    let config = fs::read_to_string(&path).map_err(|error| ImageError::io("reading", path, error))?;
+    Ok(options::processors(&config))
 }
 
 /// Keeps a kernel; `folder` is in the same file system, and may be left over when this fails.

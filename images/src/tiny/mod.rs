@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::{ImageError, KernelTarget, Memory, PackageFile, RootForm, fetch::Deb, store::hash_of};
 
 pub(crate) use build::build;
+pub(crate) use cache::processors;
 pub(crate) use make::{Tool, check_tools};
 pub use options::Fragment;
 

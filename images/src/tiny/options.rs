@@ -78,6 +78,16 @@ pub(super) fn text(options: &Options) -> String {
     options.iter().map(line).collect()
 }
 
+/// Most processors that a kernel with this configuration uses: without `CONFIG_SMP` one (lib/Kconfig and arch/*/Kconfig of
+/// the sources, `NR_CPUS`).
+pub(super) fn processors(config: &str) -> u32 {
+    let value = |wanted: &str| config.lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix('='));
+    match value("CONFIG_SMP") {
+        Some("y") => value("CONFIG_NR_CPUS").and_then(|count| count.trim().parse().ok()).unwrap_or(1).max(1),
+        _ => 1,
+    }
+}
+
 /// What was asked for and is not in the result, as it was asked for.
 pub(super) fn not_taken(asked: &Options, result: &str) -> Vec<String> {
     let result: BTreeMap<&str, &str> =
@@ -93,6 +103,13 @@ mod tests {
 
     fn fragment(text: &str) -> Fragment {
         Fragment { origin: "my.config".to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_kernel_has_as_many_processors_as_its_configuration_says() {
+        assert_eq!(processors("CONFIG_X86=y\n# CONFIG_SMP is not set\nCONFIG_NR_CPUS=1\n"), 1);
+        assert_eq!(processors("CONFIG_SMP=y\nCONFIG_NR_CPUS_RANGE_END=512\nCONFIG_NR_CPUS=64\n"), 64);
+        assert_eq!(processors(""), 1);
     }
 
     #[test]

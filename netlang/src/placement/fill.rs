@@ -99,7 +99,7 @@ impl<'a> Fill<'a> {
 
     /// Puts the whole item on one host, or nothing of it. None of it has a host before.
     fn try_whole(&mut self, item: &Item, host: u32) -> bool {
-        if self.room.free[host as usize] < item.memory {
+        if self.work.hosts[host as usize].closed || self.room.free[host as usize] < item.memory {
             return false;
         }
         let work = self.work;
@@ -181,7 +181,7 @@ impl<'a> Fill<'a> {
     fn pour(&mut self, id: u32, host: u32, level: u64) -> bool {
         let work = self.work;
         let unit = &work.units[id as usize];
-        if !work.sets[unit.set as usize].has(host) {
+        if work.hosts[host as usize].closed || !work.sets[unit.set as usize].has(host) {
             return false;
         }
         let mut skip = 0;
@@ -254,7 +254,8 @@ impl<'a> Fill<'a> {
         let (first, count) = self.room.open[id as usize][0];
         let range = Range { group: GroupId(unit.group), first, count };
         let set = &self.work.sets[unit.set as usize];
-        let most = set.hosts.iter().max_by_key(|h| (self.room.free[**h as usize], std::cmp::Reverse(**h)));
+        let open = set.hosts.iter().filter(|h| !self.work.hosts[**h as usize].closed);
+        let most = open.max_by_key(|h| (self.room.free[**h as usize], std::cmp::Reverse(**h)));
         let (free, host) = most.map_or((0, ""), |h| (self.room.free[*h as usize], &self.work.hosts[*h as usize].name));
         Err(PlaceError::NoRoom {
             what: self.work.plan.range_name(range).unwrap_or_default(),

@@ -38,6 +38,9 @@ pub struct Host {
     pub memory: u64,
     /// Processor cores.
     pub cores: u32,
+    /// It keeps what it has and gets nothing new: nobody can reach it now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
 }
 
 /// What decides how much memory a VM takes on its host.

@@ -50,7 +50,8 @@ impl<'a> Ways<'a> {
                 true => None,
                 false => before.get(&*data.router_name(router)).copied().filter(|h| allowed(*h)),
             };
-            chosen.push(external.or(kept).or_else(|| self.busiest(router, &allowed)));
+            let open = |host: u32| allowed(host) && !self.work.hosts[host as usize].closed;
+            chosen.push(external.or(kept).or_else(|| self.busiest(router, &open)));
         }
         self.others(chosen)
     }
@@ -78,9 +79,13 @@ impl<'a> Ways<'a> {
     /// Routers without VMs go to a neighbour's host, or to the first that they may have.
     fn others(&self, mut chosen: Vec<Option<u32>>) -> Vec<u32> {
         let data = &self.work.plan.data;
-        let first = |router: u32| {
-            let set = self.work.router_sets.get(&router);
-            set.and_then(|s| self.work.sets[*s as usize].hosts.first().copied()).unwrap_or(0)
+        let open = |host: &u32| !self.work.hosts[*host as usize].closed;
+        let first = |router: u32| match self.work.router_sets.get(&router) {
+            Some(set) => {
+                let hosts = &self.work.sets[*set as usize].hosts;
+                hosts.iter().copied().find(open).or(hosts.first().copied()).unwrap_or(0)
+            }
+            None => (0..self.work.hosts.len() as u32).find(open).unwrap_or(0),
         };
         for router in 0..data.routers.len() as u32 {
             if chosen[router as usize].is_some() {
@@ -90,8 +95,9 @@ impl<'a> Ways<'a> {
                 On::Link(link) => data.links[link as usize].routers.iter().find(|r| **r != router),
                 _ => None,
             });
-            let allowed =
-                |host: &u32| self.work.router_sets.get(&router).is_none_or(|s| self.work.sets[*s as usize].has(*host));
+            let allowed = |host: &u32| {
+                open(host) && self.work.router_sets.get(&router).is_none_or(|s| self.work.sets[*s as usize].has(*host))
+            };
             let near = neighbours.filter_map(|r| chosen[*r as usize]).find(allowed);
             chosen[router as usize] = Some(near.unwrap_or_else(|| first(router)));
         }

@@ -3,6 +3,7 @@
 //! A group of a million VMs is one row; a VM, its names and addresses are worked out when they are asked for, by
 //! arithmetic on the group's row and the index. Everything here is read-only and cheap to clone.
 
+mod check;
 mod choose;
 pub(crate) mod closed;
 mod duties;
@@ -21,7 +22,9 @@ mod summary;
 mod target;
 pub(crate) mod telemetry;
 mod view;
+mod vm;
 
+pub use check::{Check, CheckSource, CheckTarget, Claim, Expect, Service};
 pub use choose::Choice;
 pub use duties::{Bgp, BgpNeighbour, BgpRole, Firewall, Nat};
 pub use fold::fold_indices;
@@ -42,6 +45,7 @@ pub use summary::{
 pub use target::TargetError;
 pub use telemetry::{Capture, Metric, Sample, Telemetry, TelemetrySummary};
 pub use view::Ports;
+pub use vm::{Group, HypervisorKind, KsmMode, Nic, Restart, RestartMode, Vm};
 
 use serde::Serialize;
 use std::net::Ipv4Addr;
@@ -95,16 +99,6 @@ impl Range {
     }
 }
 
-/// What runs a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HypervisorKind {
-    /// User-mode Linux.
-    Uml,
-    /// QEMU, with the best accelerator that works on the host.
-    Qemu,
-}
-
 /// What routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -117,143 +111,6 @@ pub enum RouterKind {
     Bird,
     /// A VM that routes.
     Vm,
-}
-
-/// How eagerly KSM merges a VM's memory pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KsmMode {
-    /// Never.
-    Off,
-    /// As the host's regulator sees fit.
-    On,
-    /// At once, whatever it costs.
-    Aggressive,
-}
-
-/// What becomes of a VM that ends without being asked to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RestartMode {
-    /// It stays as it ended.
-    Never,
-    /// It is started again while it comes up; when it has run, it stays as it ended.
-    Boot,
-    /// Also when it has run, if its process ended by a failure.
-    Failed,
-    /// Also when its guest powers off by itself.
-    Always,
-}
-
-/// When and how often in a row a VM is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-pub struct Restart {
-    /// When.
-    pub mode: RestartMode,
-    /// How often in a row.
-    pub times: u32,
-}
-
-impl Default for Restart {
-    fn default() -> Self {
-        Self { mode: RestartMode::Boot, times: 3 }
-    }
-}
-
-impl Restart {
-    /// How often in a row a VM is started again that did come to run, or did not.
-    pub fn tries(self, ran: bool) -> u32 {
-        match self.mode {
-            RestartMode::Never => 0,
-            RestartMode::Boot if ran => 0,
-            RestartMode::Boot | RestartMode::Failed | RestartMode::Always => self.times,
-        }
-    }
-}
-
-/// A declared vm or group of VMs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Group {
-    /// Its id in the plan.
-    pub id: GroupId,
-    /// Path in the file: `web`, `hq.pc`.
-    pub path: String,
-    /// The lowest index, nearly always 0.
-    pub first: u32,
-    /// How many VMs.
-    pub count: u32,
-    /// Declared with an index (`web[0..300]`), so that VMs are named `web[3]`; otherwise the one VM has the path's name.
-    pub is_array: bool,
-    /// What must run it; `None` leaves it to the host.
-    pub hypervisor: Option<HypervisorKind>,
-    /// The image's name.
-    pub image: String,
-    /// Virtual processors.
-    pub cpu: u32,
-    /// Memory in bytes; `None` leaves it to hypervisor and image.
-    pub memory: Option<u64>,
-    /// Its memory counts on its host for this part of it: 1 for all, 3 for a third.
-    pub overcommit: u32,
-    /// When it is started again.
-    pub restart: Restart,
-    /// How its memory pages are merged with equal ones; `None` leaves it to the host.
-    pub ksm: Option<KsmMode>,
-    /// Its console is kept.
-    pub console: bool,
-    /// A camera must be lent to it.
-    pub needs_camera: bool,
-    /// NICs of each VM.
-    pub nics: usize,
-}
-
-/// A VM, worked out from its group and index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Vm {
-    /// Name in the file: `alice`, `web[3]`, `hq.pc[7]`.
-    pub name: String,
-    /// Hostname of the guest: `alice`, `web-3`, `hq-pc-7`; at most 63 characters.
-    pub hostname: String,
-    /// What must run it; `None` leaves it to the host.
-    pub hypervisor: Option<HypervisorKind>,
-    /// The image's name.
-    pub image: String,
-    /// Virtual processors.
-    pub cpu: u32,
-    /// Memory in bytes; `None` leaves it to hypervisor and image.
-    pub memory: Option<u64>,
-    /// Its memory counts on its host for this part of it: 1 for all, 3 for a third.
-    pub overcommit: u32,
-    /// When it is started again.
-    pub restart: Restart,
-    /// How its memory pages are merged with equal ones; `None` leaves it to the host.
-    pub ksm: Option<KsmMode>,
-    /// Its console is kept.
-    pub console: bool,
-    /// A camera must be lent to it.
-    pub needs_camera: bool,
-    /// Network interfaces, in order.
-    pub nics: Vec<Nic>,
-    /// Routes besides those that the NICs' prefixes make.
-    pub routes: Vec<Route>,
-}
-
-/// A VM's network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Nic {
-    /// `eth0`, `eth1`, …
-    pub name: String,
-    /// The segment it is on.
-    pub segment: SegmentId,
-    /// MAC address: 02, the segment's domain, the IPv4 address.
-    pub mac: [u8; 6],
-    /// IPv4 address.
-    pub ip: Ipv4Addr,
-    /// Length of the segment's prefix.
-    pub prefix_len: u8,
-    /// Largest packet, in bytes.
-    pub mtu: u16,
-    /// The guest asks for the address; the segment's gateway has it reserved for the MAC address.
-    pub dhcp: bool,
 }
 
 /// A static route.
@@ -414,94 +271,6 @@ pub struct Link {
     pub relation: Relation,
     /// How it is shaped.
     pub policy: LinkPolicy,
-}
-
-/// What a check demands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Expect {
-    /// Packets must get there and back.
-    Reaches,
-    /// Packets must not get there and back.
-    CannotReach,
-}
-
-/// Who sends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckSource {
-    /// VMs.
-    Vms(Vec<Range>),
-    /// The world outside, over an external network.
-    External(ExternalId),
-}
-
-/// What a check is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckTarget {
-    /// VMs: each is pinged at the address of its eth0.
-    Vms(Vec<Range>),
-    /// These addresses: those of routers, or one given in the file.
-    Addresses(Vec<Ipv4Addr>),
-    /// The world outside, over an external network.
-    External(ExternalId),
-}
-
-/// A service, by protocol and port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-pub struct Service {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The port.
-    pub port: u16,
-}
-
-/// What a check says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Claim {
-    /// Packets get there and back, or do not.
-    Reach {
-        /// Who sends.
-        from: CheckSource,
-        /// What must be reached or not.
-        to: CheckTarget,
-        /// What is demanded.
-        expect: Expect,
-        /// Only this service; otherwise an echo that must get there, or anything at all that must not.
-        service: Option<Service>,
-        /// With these links cut.
-        without: Vec<LinkId>,
-    },
-    /// No two lans are further apart than so many hops from router to router.
-    Diameter {
-        /// The most hops.
-        most: u32,
-    },
-}
-
-/// A `check` line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// The line as it is written, without comment.
-    pub text: String,
-    /// Its line in the file, from 1.
-    pub line: u32,
-    /// What it says.
-    pub claim: Claim,
-}
-
-impl Check {
-    /// Senders, targets and demand of a check that echo packets can prove on the network as it runs.
-    pub fn echoes(&self) -> Option<(&[Range], &CheckTarget, Expect)> {
-        match &self.claim {
-            Claim::Reach { from: CheckSource::Vms(from), to, expect, service: None, without } if without.is_empty() => {
-                (!matches!(to, CheckTarget::External(_))).then_some((from, to, *expect))
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Something that the file asks for and that this version of fleet cannot run yet.

@@ -54,6 +54,18 @@ pub(crate) enum PathError {
     NoParts { part: usize, kind: Kind },
 }
 
+impl PathError {
+    /// The part that it is about, from 0.
+    pub(crate) fn part(&self) -> usize {
+        match *self {
+            PathError::Unknown { part, .. }
+            | PathError::OutOfRange { part, .. }
+            | PathError::NotArray { part }
+            | PathError::NoParts { part, .. } => part,
+        }
+    }
+}
+
 /// The parts of a path that is written as an expression; `eval` gives the value of an index.
 pub(crate) fn parts(
     tree: &Tree,

@@ -1,6 +1,6 @@
 //! Targets of the command line: `hello.web[0..10]`.
 
-use super::path::{self, PathError, PathPart};
+use super::path::{self, PathError, PathIndex, PathPart};
 use super::{GroupId, Plan, Range};
 use crate::vocab::Kind;
 
@@ -51,24 +51,41 @@ fn did_you_mean(similar: &Option<String>) -> String {
 
 impl Plan {
     /// The VMs of a target: `web[0..10]` (half open), `web[3]`, `web`, `web[*]`, `hq.pc[*]`, with or without the
-    /// experiment's name in front. The experiment's name alone is everything.
+    /// experiment's name in front. The experiment's name alone is everything, unless the file has that name, too.
+    ///
+    /// # Errors
+    /// When it is no path, or leads to no VMs.
     pub fn resolve(&self, target: &str) -> Result<Vec<Range>, TargetError> {
         let parts = path::parse(target.trim()).ok_or_else(|| TargetError::Malformed { target: target.to_owned() })?;
-        let names = &self.data.names;
-        // A name of the file wins over the experiment's, which then has to be written in front.
-        let prefixed = parts[0].name == self.data.experiment && names.find(0, &parts[0].name).is_none();
-        let parts = if prefixed { &parts[1..] } else { &parts[..] };
-        if parts.is_empty() {
-            return Ok(self.everything());
+        let Some((first, rest)) = parts.split_first() else {
+            return Err(TargetError::Malformed { target: target.to_owned() });
+        };
+        let in_front = first.name == self.data.experiment && first.index == PathIndex::None;
+        if in_front && self.data.names.find(0, &first.name).is_none() {
+            return if rest.is_empty() { Ok(self.everything()) } else { self.follow(rest).map_err(|(_, error)| error) };
         }
-        let selected = names.select(0, parts).map_err(|error| self.explain(error, parts))?;
+        // A name of the file wins over the experiment's; where it leads nowhere, the experiment's is meant.
+        let (depth, error) = match self.follow(&parts) {
+            Ok(ranges) => return Ok(ranges),
+            Err(failed) => failed,
+        };
+        if !in_front || rest.is_empty() {
+            return Err(error);
+        }
+        // Of two errors the one that is further along the path is about what was meant.
+        self.follow(rest).map_err(|(other_depth, other)| if other_depth + 1 > depth { other } else { error })
+    }
+
+    /// The VMs of a path from the top of the file; an error comes with the part that it is about.
+    fn follow(&self, parts: &[PathPart]) -> Result<Vec<Range>, (usize, TargetError)> {
+        let selected = self.data.names.select(0, parts).map_err(|error| (error.part(), self.explain(error, parts)))?;
         let ranges = self.data.vms_of(&selected);
         match (ranges.is_empty(), selected.first()) {
-            (true, Some(first)) if !matches!(first.kind, Kind::Vm | Kind::Instance) => Err(TargetError::WrongKind {
-                name: parts.last().map(|p| p.name.clone()).unwrap_or_default(),
-                kind: first.kind.a(),
-                problem: "it has no VMs",
-            }),
+            (true, Some(first)) if !matches!(first.kind, Kind::Vm | Kind::Instance) => {
+                let name = parts.last().map(|part| part.name.clone()).unwrap_or_default();
+                let error = TargetError::WrongKind { name, kind: first.kind.a(), problem: "it has no VMs" };
+                Err((parts.len(), error))
+            }
             _ => Ok(ranges),
         }
     }

@@ -178,6 +178,18 @@ impl Plan {
         self.data.routers.get(id.0 as usize).map(|_| self.router_at(id.0))
     }
 
+    /// The name of a router: `core`, `hq.gw[1]`.
+    pub fn router_name(&self, id: RouterId) -> Option<String> {
+        self.data.routers.get(id.0 as usize).map(|_| self.data.router_name(id.0))
+    }
+
+    /// The interfaces of a router, without what it knows of routes.
+    pub fn interfaces(&self, id: RouterId) -> Option<Vec<Interface>> {
+        self.data.routers.get(id.0 as usize)?;
+        let rows = self.data.interfaces_of(id.0).iter().enumerate();
+        Some(rows.map(|(number, row)| self.interface(number, row)).collect())
+    }
+
     /// `id` is one of this plan.
     fn router_at(&self, id: u32) -> Router {
         let row = &self.data.routers[id as usize];

@@ -18,7 +18,10 @@ pub enum Rule {
     Minimega,
     /// The kernel's scan-time advisor with its defaults.
     Advisor,
-    /// A turn a minute: 300 pages more while memory is short, else 50 fewer, within 64 and 1250.
+    /// A turn a minute: 300 pages more while memory is short, else 50 fewer, within 64 and 1250, after the script
+    /// `/usr/sbin/ksmtuned` of Debian's package ksmtuned 4.20150326 (`KSM_*`, `adjust`). Its other threshold, 2048, is said to
+    /// be MiB and compared with KiB, so that a fifth of the memory always wins. Only its speed is compared: the script
+    /// itself would stop ksmd as long as more than a fifth of the memory is free and the VMs have less than the rest.
     Ksmtuned,
     /// The kernel's default speed: 100 pages, 20 ms.
     Default,
@@ -86,9 +89,9 @@ pub fn switch_on(rule: Rule, config: &KsmConfig, vms: u32) -> Result<Active> {
                 let mut pages: u64 = 0;
                 loop {
                     let memory = host.pressure();
-                    let short = memory.available < (memory.total / 5).max(2 << 30);
+                    let short = memory.available < memory.total / 5;
                     pages = if short { pages + 300 } else { pages.saturating_sub(50) }.clamp(64, 1250);
-                    // 10 ms on 16 GiB, less on more, as its script does.
+                    // 10 ms on 16 GiB, more on less; never less.
                     let sleep = (10 * (16 << 30) / memory.total.max(1)).max(10);
                     if let Err(error) = sysfs.set(&speed(pages, sleep)) {
                         eprintln!("bench: ksmtuned's rule: {error}");

@@ -58,7 +58,7 @@ fn call(op: &str, members: &Members, k: u32) -> Call {
     let spec = vec![7_u8; SPEC];
     let apply = ApplyTask { spec: hash_of(&spec).to_vec(), dry_run: false };
     Call {
-        op: OpHeader { op_id: op.to_owned(), epoch: 1 },
+        op: OpHeader { op_id: op.to_owned(), epoch: 1, generation: 0 },
         members: members.clone(),
         k,
         dead: Vec::new(),

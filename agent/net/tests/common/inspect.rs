@@ -9,7 +9,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         link::LinkAttribute,
-        neighbour::{NeighbourAttribute, NeighbourState},
+        neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     },
 };
 
@@ -48,12 +48,16 @@ pub fn learnt_macs(namespace: &Path) -> Vec<Mac> {
     with_handle(namespace, async |handle| {
         let entries: Vec<_> =
             handle.neighbours().get().set_address_family(AddressFamily::Bridge).execute().try_collect().await.unwrap();
-        let learnt = entries
-            .into_iter()
-            .filter(|entry| !matches!(entry.header.state, NeighbourState::Noarp | NeighbourState::Permanent));
+        // A tunnel's own table is none of a bridge's.
+        let of_bridge = |entry: &&NeighbourMessage| {
+            !entry.attributes.iter().any(|attribute| matches!(attribute, NeighbourAttribute::Destination(_)))
+        };
+        let is_static =
+            |entry: &NeighbourMessage| matches!(entry.header.state, NeighbourState::Noarp | NeighbourState::Permanent);
+        let learnt = entries.iter().filter(of_bridge).filter(|entry| !is_static(entry));
         learnt
             .filter_map(|entry| {
-                entry.attributes.into_iter().find_map(|attribute| match attribute {
+                entry.attributes.iter().find_map(|attribute| match attribute {
                     NeighbourAttribute::LinkLayerAddress(mac) => Mac::try_from(mac.as_slice()).ok(),
                     _ => None,
                 })
@@ -93,7 +97,7 @@ pub fn inode(namespace: &Path) -> u64 {
     std::fs::metadata(namespace).unwrap().ino()
 }
 
-fn with_handle<T: Send>(namespace: &Path, work: impl AsyncFnOnce(Handle) -> T + Send) -> T {
+pub fn with_handle<T: Send>(namespace: &Path, work: impl AsyncFnOnce(Handle) -> T + Send) -> T {
     run_in(namespace, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub mod guest;
+pub mod hosts;
 pub mod inspect;
 
 use std::{
@@ -27,7 +28,7 @@ impl Lab {
     }
 
     pub fn config(&self) -> NetConfig {
-        NetConfig { netns_dir: self.dir.path().join("netns"), prefix: "test".into() }
+        NetConfig { netns_dir: self.dir.path().join("netns"), prefix: "test".into(), ..NetConfig::default() }
     }
 
     pub fn network(&self, experiment: &str) -> Network {
@@ -91,6 +92,7 @@ pub fn experiment(name: &str) -> NetworkSpec {
         experiment: name.into(),
         segments: Vec::new(),
         routers: Vec::new(),
+        underlay: None,
         options: NetworkOptions::default(),
     }
 }
@@ -102,6 +104,7 @@ pub fn segment(lan: u8, ports: u16) -> SegmentSpec {
         mtu: 1500,
         multicast: false,
         ports: (1..=ports).map(|host| port(lan, host)).collect(),
+        tunnel: None,
     }
 }
 

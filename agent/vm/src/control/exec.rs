@@ -6,7 +6,7 @@
 //! cancel-safe and dropping a session needs no runtime.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_wire::{ExecId, WINDOW_BYTES};
@@ -230,8 +230,10 @@ impl ExecInput {
 pub(super) struct Mailbox {
     mail: Mutex<Mail>,
     pub(super) arrived: Notify,
-    /// Nothing is to be written to the stream.
-    silent: AtomicBool,
+    /// Nothing is to be written to the stream. Held while something is written.
+    silent: Mutex<bool>,
+    /// It may be written again, or not.
+    pub(super) silenced: Notify,
 }
 
 /// The content of a [`Mailbox`].
@@ -254,14 +256,24 @@ impl Mailbox {
         self.arrived.notify_one();
     }
 
-    /// Keeps the task from writing, or lets it write again.
+    /// Keeps the task from writing, or lets it write again. When this is done, nothing is being written.
     pub(super) fn silence(&self, silent: bool) {
-        self.silent.store(silent, Ordering::Release);
-        self.arrived.notify_one();
+        *self.silent() = silent;
+        self.silenced.notify_one();
     }
 
     pub(super) fn is_silent(&self) -> bool {
-        self.silent.load(Ordering::Acquire)
+        *self.silent()
+    }
+
+    /// Writes, unless nothing is to be written: then it would block.
+    pub(super) fn unless_silent<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let silent = self.silent();
+        if *silent { Err(io::ErrorKind::WouldBlock.into()) } else { write() }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, bool> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Empties it.

@@ -105,7 +105,8 @@ impl Task {
                 }
                 ready = stream.writable(), if !session.out.is_empty() && session.pacer.room() > 0 && !self.mailbox.is_silent() => {
                     let allowed = session.out.len().min(session.pacer.room());
-                    let written = ready.and_then(|()| stream.try_write(&session.out.make_contiguous()[..allowed]));
+                    let piece = &session.out.make_contiguous()[..allowed];
+                    let written = ready.and_then(|()| self.mailbox.unless_silent(|| stream.try_write(piece)));
                     match written {
                         Ok(written) => {
                             session.pacer.sent(written);
@@ -115,6 +116,7 @@ impl Task {
                         Err(error) => return error,
                     }
                 }
+                () = self.mailbox.silenced.notified() => {} // whether it writes is looked at anew
                 () = self.mailbox.arrived.notified(), if room => session.deliver(&self.mailbox),
                 request = self.requests.recv(), if room && session.attached => match request {
                     Some(request) => session.ask(request),

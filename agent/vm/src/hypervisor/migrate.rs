@@ -47,11 +47,33 @@ pub(super) async fn thaw(monitor: &Path, state: i32, deadline: Duration) -> Resu
 
 /// Writes the state of the devices of a guest that stands still. The command is Xen's, for which QEMU runs no memory of its
 /// own; it leaves out the RAM.
+///
+/// What waits in the control channel's socket QEMU puts into the guest's memory also now. It looks at all of its sockets in
+/// each round of its main loop, and at this monitor in the same rounds: when two questions were answered, all that was
+/// there before the first is in memory, or stays in the socket for lack of room.
 pub(super) async fn save(monitor: &Path, file: &Path, deadline: Duration) -> Result<(), VmError> {
     let arguments = json!({ "filename": file, "live": true });
-    qmp::converse(monitor, "save", deadline, async |qmp| qmp.execute("xen-save-devices-state", Some(arguments)).await)
-        .await
-        .map(|_| ())
+    qmp::converse(monitor, "save", deadline, async |qmp| {
+        for _ in 0..2 {
+            qmp.execute("query-status", None).await?;
+        }
+        qmp.execute("xen-save-devices-state", Some(arguments)).await
+    })
+    .await
+    .map(|_| ())
+}
+
+/// The version of QEMU that runs.
+pub(super) async fn version(monitor: &Path, deadline: Duration) -> Result<String, VmError> {
+    qmp::converse(monitor, "query-version", deadline, async |qmp| {
+        let said = qmp.execute("query-version", None).await?;
+        let number = |name: &str| said.get("qemu").and_then(|qemu| qemu.get(name)).and_then(Value::as_u64);
+        match (number("major"), number("minor"), number("micro")) {
+            (Some(major), Some(minor), Some(micro)) => Ok(format!("{major}.{minor}.{micro}")),
+            _ => Err(QmpError::Refused(format!("no version in \"{said}\""))),
+        }
+    })
+    .await
 }
 
 /// Gives the devices of a process that was started with `-incoming defer` their state, and lets the guest go on. What

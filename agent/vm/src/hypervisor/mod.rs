@@ -223,6 +223,19 @@ pub trait Hypervisor: Send + Sync {
         Err(no_clones(self.name(), paths))
     }
 
+    /// Machine and processor of a VM in words: what the state of its devices depends on beside the specification.
+    fn machine(&self, _spec: &VmSpec) -> String {
+        String::new()
+    }
+
+    /// Version of the program that runs a VM: "7.2.22".
+    ///
+    /// # Errors
+    /// When the monitor does not answer within the deadline, or does not say.
+    async fn version(&self, paths: &VmPaths, _deadline: Duration) -> Result<String, VmError> {
+        Err(no_clones(self.name(), paths))
+    }
+
     /// Where in its process a VM's RAM begins.
     ///
     /// # Errors

@@ -54,12 +54,18 @@ pub const fn translations_mib(memory_mib: u64) -> u64 {
 
 /// The accelerator and processor of a VM with this memory in MiB; the probe uses the same, so what it found holds for VMs.
 pub(crate) fn accelerator_args(accelerator: Accelerator, memory_mib: u64) -> [String; 4] {
+    let how = match accelerator {
+        Accelerator::Kvm => "kvm".to_owned(),
+        Accelerator::Tcg => format!("tcg,tb-size={}", translations_mib(memory_mib)),
+    };
+    ["-accel".to_owned(), how, "-cpu".to_owned(), processor(accelerator).to_owned()]
+}
+
+/// The processor that a guest sees.
+fn processor(accelerator: Accelerator) -> &'static str {
     match accelerator {
-        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"].map(str::to_owned),
-        Accelerator::Tcg => {
-            let accelerator = format!("tcg,tb-size={}", translations_mib(memory_mib));
-            ["-accel".to_owned(), accelerator, "-cpu".to_owned(), "qemu64,+arat".to_owned()]
-        }
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "qemu64,+arat",
     }
 }
 
@@ -203,6 +209,15 @@ impl Hypervisor for Qemu {
 
     async fn load(&self, paths: &VmPaths, file: &File, deadline: Duration) -> Result<(), VmError> {
         migrate::load(&paths.socket(MONITOR_SOCKET)?, file, deadline).await
+    }
+
+    fn machine(&self, spec: &VmSpec) -> String {
+        let accelerator = spec.accelerator.unwrap_or(Accelerator::Tcg);
+        format!("{}; {}; {}", machine(spec), accelerator.as_str(), processor(accelerator))
+    }
+
+    async fn version(&self, paths: &VmPaths, deadline: Duration) -> Result<String, VmError> {
+        migrate::version(&paths.socket(MONITOR_SOCKET)?, deadline).await
     }
 
     async fn ram_address(&self, paths: &VmPaths, deadline: Duration) -> Result<u64, VmError> {

@@ -17,11 +17,13 @@ pub(super) struct Chunks {
     dir: PathBuf,
     new: PathBuf,
     next: AtomicU64,
+    /// Bytes of all that are there.
+    used: AtomicU64,
 }
 
 impl Chunks {
     pub(super) fn new(store: &Path) -> Chunks {
-        Chunks { dir: store.join("chunks"), new: store.join("new"), next: AtomicU64::new(0) }
+        Chunks { dir: store.join("chunks"), new: store.join("new"), next: AtomicU64::new(0), used: AtomicU64::new(0) }
     }
 
     pub(super) fn path(&self, hash: &str) -> PathBuf {
@@ -31,6 +33,11 @@ impl Chunks {
     /// Bytes of a chunk; 0 when it is missing.
     pub(super) fn size(&self, hash: &str) -> u64 {
         fs::metadata(self.path(hash)).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Bytes that all of them take, as far as it is known since the last [`Chunks::sweep`].
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// A path for something that is being written.
@@ -55,6 +62,7 @@ impl Chunks {
             fs::create_dir_all(dir).map_err(VmError::io("cannot make", dir))?;
         }
         fs::rename(&new, &path).map_err(VmError::io("cannot rename to", &path))?;
+        self.used.fetch_add(content.len() as u64, Ordering::Relaxed);
         Ok(hash)
     }
 
@@ -74,13 +82,16 @@ impl Chunks {
         nix::unistd::syncfs(file).map_err(|errno| VmError::io("cannot write to disk", &self.dir)(errno.into()))
     }
 
-    /// Removes what is half written, and chunks that are not among these.
+    /// Removes what is half written, and chunks that are not among these; counts the others. Nobody may be writing.
     pub(super) fn sweep(&self, named: &HashSet<String>) -> Result<(), VmError> {
         remove_all(&self.new)?;
+        let mut used = 0;
         for dir in if self.dir.is_dir() { subdirectories(&self.dir)? } else { Vec::new() } {
             let entries = fs::read_dir(&dir).map_err(VmError::io("cannot list", &dir))?;
             for entry in entries.filter_map(Result::ok) {
-                if !named.contains(&*entry.file_name().to_string_lossy()) {
+                if named.contains(&*entry.file_name().to_string_lossy()) {
+                    used += entry.metadata().map_or(0, |metadata| metadata.len());
+                } else {
                     let removed = fs::remove_file(entry.path());
                     removed.or_else(ignore_missing).map_err(VmError::io("cannot remove", entry.path()))?;
                 }
@@ -88,6 +99,7 @@ impl Chunks {
             let _ = fs::remove_dir(&dir); // fails, as it should, while chunks are in it
         }
         let _ = fs::remove_dir(&self.dir);
+        self.used.store(used, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -107,8 +119,10 @@ mod tests {
         let chunks = Chunks::new(dir.path());
         let (a, b) = (chunks.put(b"a").unwrap(), chunks.put(b"b").unwrap());
         assert_eq!(chunks.put(b"a").unwrap(), a);
+        assert_eq!(chunks.used(), 2);
         chunks.sweep(&HashSet::from([a.clone()])).unwrap();
         assert_eq!(chunks.get(&a).unwrap(), b"a");
+        assert_eq!(chunks.used(), 1);
         assert!(chunks.get(&b).is_err());
         fs::write(chunks.path(&a), b"x").unwrap();
         assert!(chunks.get(&a).unwrap_err().to_string().contains("damaged"));

@@ -14,28 +14,34 @@
 //! template is there the memory begins as a copy of that, and only pages that differ are written.
 
 mod chunks;
+mod error;
 mod memory;
+mod platform;
+mod quota;
 mod restore;
 mod take;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use thiserror::Error;
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::{RwLock, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use tracing::warn;
 
-use crate::control::ControlError;
 use crate::error::VmError;
 use crate::host::subdirectories;
+use crate::hypervisor;
 use crate::paths::safe_name;
 use crate::spec::VmSpec;
 use chunks::Chunks;
+pub use error::SnapshotError;
+use platform::{Platform, Versions};
+pub use quota::SnapshotQuota;
 
 /// Grows when the meaning of a manifest's field changes.
 const VERSION: u32 = 1;
@@ -43,72 +49,10 @@ const VERSION: u32 = 1;
 const CHUNK: usize = 64 * 1024;
 /// Snapshots taken or restored at once: it is the disk's work.
 const AT_ONCE: usize = 2;
-/// Left free on the disk, in bytes.
-const RESERVE: u64 = 256 << 20;
+/// For a VM's turn to come. Each of those before it takes a second or so: this is for a disk that hangs.
+const TURN_DEADLINE: Duration = Duration::from_secs(1800);
 /// For a monitor to save or load the state of devices.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(60);
-
-/// What can go wrong with a snapshot.
-#[derive(Debug, Error)]
-pub enum SnapshotError {
-    /// Of the VM.
-    #[error(transparent)]
-    Vm(#[from] VmError),
-    /// Of its guest.
-    #[error(transparent)]
-    Guest(#[from] ControlError),
-    /// There is none.
-    #[error("there is no snapshot \"{name}\" of {vm}: `fleet vm snapshots` lists those that are there")]
-    NotFound {
-        /// `experiment.vm`.
-        vm: String,
-        /// Its name.
-        name: String,
-    },
-    /// The hypervisor has none.
-    #[error("{vm} runs on {hypervisor}, which has no snapshots: give it `hypervisor qemu`")]
-    NotSupported {
-        /// `experiment.vm`.
-        vm: String,
-        /// Its hypervisor.
-        hypervisor: String,
-    },
-    /// The VM is not what it was.
-    #[error("{vm} has changed since its snapshot \"{name}\" was taken ({what}): it cannot go on from that")]
-    Changed {
-        /// `experiment.vm`.
-        vm: String,
-        /// Its name.
-        name: String,
-        /// What differs.
-        what: &'static str,
-    },
-    /// Something of it is damaged.
-    #[error("the snapshot is damaged: {} {problem}; take a new one", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The disk is short.
-    #[error(
-        "no room for a snapshot of {vm}: it may take {needed} MiB, and {} has {free} MiB free, of which {reserve} are \
-         left free; remove snapshots (`fleet vm snapshots --remove`) or make room", dir.display()
-    )]
-    NoSpace {
-        /// `experiment.vm`.
-        vm: String,
-        /// Where snapshots are.
-        dir: PathBuf,
-        /// MiB at most.
-        needed: u64,
-        /// MiB free.
-        free: u64,
-        /// MiB that stay free.
-        reserve: u64,
-    },
-}
 
 /// The content of a manifest: one snapshot of one VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +66,9 @@ pub(crate) struct Manifest {
     taken_ms: u64,
     /// What its guest said last of its boot.
     boot_id: u64,
+    /// What it was taken under; those of before lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    platform: Option<Platform>,
     /// The state of the devices.
     state: String,
     /// The memory in order; `None` are zeroes.
@@ -155,13 +102,24 @@ pub struct SnapshotStore {
     /// Read by those who write chunks that no manifest names yet; written by who removes such chunks.
     sweeping: RwLock<()>,
     at_once: Semaphore,
+    quota: SnapshotQuota,
+    /// Bytes that snapshots which are being taken may still need.
+    promised: Mutex<u64>,
+    versions: Versions,
 }
 
 impl SnapshotStore {
     /// The store in this directory, which is made with the first snapshot. Removes what an interrupted one has left.
-    pub fn open(dir: PathBuf) -> SnapshotStore {
-        let chunks = Chunks::new(&dir);
-        let store = SnapshotStore { dir, chunks, sweeping: RwLock::default(), at_once: Semaphore::new(AT_ONCE) };
+    pub fn open(dir: PathBuf, quota: SnapshotQuota) -> SnapshotStore {
+        let store = SnapshotStore {
+            chunks: Chunks::new(&dir),
+            dir,
+            sweeping: RwLock::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            quota,
+            promised: Mutex::default(),
+            versions: Versions::default(),
+        };
         if store.dir.exists()
             && let Err(error) = store.sweep()
         {
@@ -200,34 +158,74 @@ impl SnapshotStore {
         Ok(shown)
     }
 
-    /// Removes the snapshot of this name of a VM, and the chunks that nobody else has. It is no error when there is none.
+    /// Removes the snapshots of this name of an experiment, and the chunks that nobody else has; gives how many there
+    /// were.
     ///
     /// # Errors
     /// When a file cannot be removed.
-    pub async fn remove(&self, experiment: &str, vm: &str, name: &str) -> Result<bool, SnapshotError> {
-        let _sweeping = self.sweeping.write().await;
-        let path = self.manifest_path(experiment, name, vm);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            removed => removed.map_err(VmError::io("cannot remove", &path))?,
-        }
-        // The directories go with the last one in them; while there are others, this fails and is meant to.
-        let _ = path.ancestors().skip(1).take(3).try_for_each(fs::remove_dir);
-        self.sweep()?;
-        Ok(true)
+    pub async fn remove(self: &Arc<Self>, experiment: &str, name: &str) -> Result<u32, SnapshotError> {
+        let dir = self.name_dir(experiment, name);
+        self.alone(move |store| {
+            let mut removed = 0;
+            for entry in fs::read_dir(&dir).into_iter().flatten() {
+                let path = entry.map_err(VmError::io("cannot list", &dir))?.path();
+                fs::remove_file(&path).map_err(VmError::io("cannot remove", &path))?;
+                removed += 1;
+            }
+            // The directories go with the last one in them; while there are others, this fails and is meant to.
+            let _ = dir.ancestors().take(2).try_for_each(fs::remove_dir);
+            store.sweep()?;
+            Ok(removed)
+        })
+        .await
     }
 
-    /// Whether a VM can go on from the snapshot of this name.
+    /// Does something while no snapshot is taken, restored or removed, where blocking is allowed.
+    async fn alone<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&SnapshotStore) -> Result<T, SnapshotError> + Send + 'static,
+    ) -> Result<T, SnapshotError> {
+        let store = Arc::clone(self);
+        let alone = async move {
+            let _sweeping = store.sweeping.write().await;
+            let working = Arc::clone(&store);
+            let done = tokio::task::spawn_blocking(move || work(&working)).await;
+            done.map_err(|error| VmError::io("cannot change", &store.dir)(io::Error::other(error)))?
+        };
+        // In a task of its own: the lock is not let go of while the work goes on, also when the caller has gone.
+        let done = tokio::spawn(alone).await;
+        done.map_err(|error| VmError::io("cannot change", &self.dir)(io::Error::other(error)))?
+    }
+
+    /// Waits until it is a VM's turn.
+    async fn turn(&self, spec: &VmSpec) -> Result<SemaphorePermit<'_>, SnapshotError> {
+        let busy = || SnapshotError::Busy { vm: spec.label(), waited: TURN_DEADLINE };
+        // The semaphore is never closed.
+        timeout(TURN_DEADLINE, self.at_once.acquire()).await.map_err(|_| busy())?.map_err(|_| busy())
+    }
+
+    fn promised(&self) -> MutexGuard<'_, u64> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a VM can go on from the snapshot of this name on this host.
     ///
     /// # Errors
-    /// When there is none, a chunk is missing, or the VM has changed.
-    pub fn check(&self, spec: &VmSpec, name: &str) -> Result<(), SnapshotError> {
+    /// When there is none, a chunk is missing, the VM has changed or the hypervisor has.
+    pub async fn check(&self, spec: &VmSpec, name: &str) -> Result<(), SnapshotError> {
+        supported(spec)?;
         let manifest = self.manifest(spec, name)?;
         for hash in manifest.hashes() {
             let path = self.chunks.path(hash);
             if !path.exists() {
                 return Err(SnapshotError::Damaged { path, problem: "is missing".to_owned() });
             }
+        }
+        let Some(was) = manifest.platform else { return Ok(()) };
+        let now = self.versions.of(spec).await?;
+        if was != now {
+            let (vm, name) = (spec.label(), name.to_owned());
+            return Err(SnapshotError::OtherPlatform { vm, name, was: was.to_string(), now: now.to_string() });
         }
         Ok(())
     }
@@ -236,7 +234,8 @@ impl SnapshotStore {
         let path = self.manifest_path(&spec.experiment, name, &spec.name);
         let (vm, name) = (spec.label(), name.to_owned());
         if !path.exists() {
-            return Err(SnapshotError::NotFound { vm, name });
+            let there = self.names_of(spec);
+            return Err(SnapshotError::NotFound { vm, name, there });
         }
         let (_, manifest) = read(&path)?;
         let was = &manifest.spec;
@@ -253,9 +252,20 @@ impl SnapshotStore {
         }
     }
 
+    fn name_dir(&self, experiment: &str, name: &str) -> PathBuf {
+        self.dir.join("manifests").join(safe_name(experiment)).join(safe_name(name))
+    }
+
     fn manifest_path(&self, experiment: &str, name: &str, vm: &str) -> PathBuf {
-        let dir = self.dir.join("manifests").join(safe_name(experiment)).join(safe_name(name));
-        dir.join(format!("{}.json", safe_name(vm)))
+        self.name_dir(experiment, name).join(format!("{}.json", safe_name(vm)))
+    }
+
+    /// Names of the snapshots that a VM has, for a message.
+    fn names_of(&self, spec: &VmSpec) -> Vec<String> {
+        let file = format!("{}.json", safe_name(&spec.name));
+        let names = subdirectories(&self.dir.join("manifests").join(safe_name(&spec.experiment))).unwrap_or_default();
+        let named = names.into_iter().filter_map(|dir| read(&dir.join(&file)).ok());
+        named.map(|(_, manifest)| manifest.name).collect()
     }
 
     /// Every manifest with its path and id.
@@ -287,18 +297,6 @@ impl SnapshotStore {
         }
         Ok(())
     }
-
-    /// Refuses a snapshot that might not fit.
-    fn has_room(&self, spec: &VmSpec) -> Result<(), SnapshotError> {
-        fs::create_dir_all(&self.dir).map_err(VmError::io("cannot make", &self.dir))?;
-        let stat = statvfs(&self.dir).map_err(|errno| VmError::io("cannot examine", &self.dir)(errno.into()))?;
-        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-        if free < spec.memory_bytes.saturating_add(RESERVE) {
-            let (vm, dir, needed) = (spec.label(), self.dir.clone(), spec.memory_mib());
-            return Err(SnapshotError::NoSpace { vm, dir, needed, free: free >> 20, reserve: RESERVE >> 20 });
-        }
-        Ok(())
-    }
 }
 
 impl Manifest {
@@ -306,6 +304,14 @@ impl Manifest {
     fn hashes(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.state).chain(self.chunks.iter().flatten()).map(String::as_str)
     }
+}
+
+/// Refuses a VM whose hypervisor has no snapshots.
+fn supported(spec: &VmSpec) -> Result<(), SnapshotError> {
+    if hypervisor::find(&spec.hypervisor)?.capabilities().snapshots {
+        return Ok(());
+    }
+    Err(SnapshotError::NotSupported { vm: spec.label(), hypervisor: spec.hypervisor.clone() })
 }
 
 /// Reads a manifest and gives it with its id.

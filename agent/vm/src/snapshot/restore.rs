@@ -25,7 +25,7 @@ impl VmHost {
         store: &Arc<SnapshotStore>,
         name: &str,
     ) -> Result<Machine, SnapshotError> {
-        let _place = store.at_once.acquire().await;
+        let _place = store.turn(&spec).await?;
         let _sweeping = store.sweeping.read().await;
         let manifest = store.manifest(&spec, name)?;
         let _hold = self.expect([]);

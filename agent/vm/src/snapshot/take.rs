@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::memory::Memory;
-use super::{MONITOR_DEADLINE, Manifest, SnapshotError, SnapshotStore, VERSION};
+use super::{MONITOR_DEADLINE, Manifest, Platform, SnapshotError, SnapshotStore, VERSION, supported};
 use crate::error::VmError;
 use crate::machine::Machine;
+use crate::spec::VmSpec;
 
 /// For a guest to say who it is; it does so when it has come up.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,13 +30,17 @@ impl Machine {
 
     async fn take(&self, store: &Arc<SnapshotStore>, name: &str) -> Result<(), SnapshotError> {
         let spec = self.spec().clone();
-        if !self.parts().hypervisor.capabilities().snapshots {
-            return Err(SnapshotError::NotSupported { vm: spec.label(), hypervisor: spec.hypervisor });
-        }
-        // The semaphore lives in the store and is never closed; without a permit it would only be slower.
-        let _place = store.at_once.acquire().await;
+        supported(&spec)?;
+        let _place = store.turn(&spec).await?;
+        let _room = match store.promise(&spec) {
+            Err(SnapshotError::NoSpace { .. } | SnapshotError::OverQuota { .. }) => {
+                // What a snapshot had alone that was since replaced by another of its name is still there.
+                store.alone(SnapshotStore::sweep).await?;
+                store.promise(&spec)?
+            }
+            promised => promised?,
+        };
         let _sweeping = store.sweeping.read().await;
-        store.has_room(&spec)?;
         let control = self.control();
         let known = control.link().borrow().hello.clone();
         let boot_id = match known {
@@ -48,23 +53,31 @@ impl Machine {
         if !was_paused {
             self.stand_still(true).await?;
         }
-        let saved = self.save(store).await;
+        let saved = self.save(store, &spec).await;
         // Whatever came of it, the guest goes on.
         let went_on = if was_paused { Ok(()) } else { self.stand_still(false).await };
         drop(silence);
-        let (state, chunks) = saved?;
+        let (platform, state, chunks) = saved?;
         went_on?;
         let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let taken_ms = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
-        let manifest = Manifest { version: VERSION, spec, name: name.to_owned(), taken_ms, boot_id, state, chunks };
+        let (name, platform) = (name.to_owned(), Some(platform));
+        let manifest = Manifest { version: VERSION, spec, name, taken_ms, boot_id, platform, state, chunks };
         let writing = Arc::clone(store);
         let written = tokio::task::spawn_blocking(move || writing.write(&manifest)).await;
         Ok(written.map_err(|error| VmError::io("cannot write", &store.dir)(std::io::Error::other(error)))??)
     }
 
     /// Stores memory and devices of a guest that stands still.
-    async fn save(&self, store: &Arc<SnapshotStore>) -> Result<(String, Vec<Option<String>>), SnapshotError> {
+    async fn save(
+        &self,
+        store: &Arc<SnapshotStore>,
+        spec: &VmSpec,
+    ) -> Result<(Platform, String, Vec<Option<String>>), SnapshotError> {
         let (hypervisor, paths) = (self.parts().hypervisor, self.paths());
+        // Of the process, which may be older than the program that is installed now.
+        let version = hypervisor.version(paths, MONITOR_DEADLINE).await?;
+        let platform = Platform::new(hypervisor, &version, spec);
         let file = store.chunks.new_file()?;
         hypervisor.save(paths, &file, MONITOR_DEADLINE).await?;
         let address = hypervisor.ram_address(paths, MONITOR_DEADLINE).await?;
@@ -73,7 +86,7 @@ impl Machine {
             let state = fs::read(&file).map_err(VmError::io("cannot read", &file))?;
             let state = saving.chunks.put(&state)?;
             let _ = fs::remove_file(&file); // swept later if it stays
-            Ok::<_, VmError>((state, Memory::open(pid, address, length)?.save(&saving.chunks)?))
+            Ok::<_, VmError>((platform, state, Memory::open(pid, address, length)?.save(&saving.chunks)?))
         });
         Ok(saved.await.map_err(|error| VmError::io("cannot write", &store.dir)(std::io::Error::other(error)))??)
     }

@@ -53,7 +53,7 @@ pub(crate) struct Origin {
 
 /// What a file was when the template was made. Whoever writes to it changes the time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct FileMark {
+pub(crate) struct FileMark {
     device: u64,
     inode: u64,
     size: u64,
@@ -61,7 +61,7 @@ struct FileMark {
 }
 
 impl FileMark {
-    fn of(metadata: &Metadata) -> FileMark {
+    pub(crate) fn of(metadata: &Metadata) -> FileMark {
         FileMark {
             device: metadata.dev(),
             inode: metadata.ino(),

@@ -8,6 +8,7 @@ use netlang::{Host, HypervisorKind, Plan, VmShape};
 use serde::Deserialize;
 
 use crate::cli::{Context, Failure};
+use crate::size::size;
 
 const MIB: u64 = 1 << 20;
 /// Memory of a VM whose file gives none, as long as its image is not here to say so: that of the image `tiny`.
@@ -51,18 +52,6 @@ impl TryFrom<toml::Value> for Size {
     }
 }
 
-fn size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let unit = match text[digits..].trim() {
-        "KiB" => 1 << 10,
-        "MiB" => MIB,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
-}
-
 /// The hosts of a TOML file. What a host needs itself is not given to VMs.
 ///
 /// # Errors
@@ -83,6 +72,7 @@ pub fn read(path: &Path) -> Result<Vec<Host>, Failure> {
         tags: entry.tags,
         memory: entry.memory.0.saturating_sub(fleet_agent::RESERVE),
         cores: entry.cores,
+        closed: false,
     });
     Ok(hosts.collect())
 }
@@ -100,6 +90,7 @@ pub fn this_one(context: &Context) -> Result<Host, Failure> {
         tags: Vec::new(),
         memory: system.ram_total().saturating_sub(fleet_agent::RESERVE),
         cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        closed: false,
     })
 }
 
@@ -148,14 +139,6 @@ impl Commitments {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units_of_1024() {
-        assert_eq!(size("64GiB"), Some(64 << 30));
-        assert_eq!(size("512 MiB"), Some(512 << 20));
-        assert_eq!(size("64GB"), None);
-        assert_eq!(size("99999999999999TiB"), None);
-    }
 
     #[test]
     fn a_file_of_hosts_is_read_whole_or_refused() {

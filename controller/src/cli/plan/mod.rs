@@ -107,7 +107,6 @@ async fn running_difference(context: &Context, loaded: &source::Loaded) -> Resul
         source_name: loaded.source.file_name(),
         source: loaded.source.text.clone(),
         lock: loaded.lock.only(loaded.plan.experiment()).to_string(),
-        placement: Vec::new(),
         hosts: Vec::new(),
         options: Some(Options::default()),
     };

@@ -1,4 +1,6 @@
-//! Recipes: what goes into an image, as a TOML file (docs/images.md explains each key).
+//! Recipes: what goes into an image, as a TOML file (docs/images.md explains each key; raw.rs reads them).
+
+mod raw;
 
 use std::{
     fs,
@@ -11,9 +13,10 @@ use crate::{
     ImageError,
     tiny::{Fragment, TinyKernel},
 };
+use raw::{Problem, RawKernel, RawRecipe};
 
 /// Recipes that are part of the program: name and text.
-const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../recipes/tiny.toml"))];
+const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../../recipes/tiny.toml"))];
 
 /// What goes into an image.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct KernelRecipe {
     pub root: RootForm,
     /// The kernel finds its devices by ACPI (x86).
     pub acpi: bool,
+    /// Most processors that the kernel uses; `None`: as many as there are, or what a tiny kernel's options say.
+    pub max_cpus: Option<u32>,
 }
 
 /// Where a kernel comes from.
@@ -144,56 +149,6 @@ pub enum FileSource {
     Directory,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawRecipe {
-    name: String,
-    #[serde(default)]
-    description: String,
-    uml: Option<RawKernel>,
-    x86: Option<RawKernel>,
-    #[serde(default, rename = "file")]
-    files: Vec<RawFile>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawKernel {
-    kernel: RawSource,
-    #[serde(default)]
-    modules: Vec<String>,
-    cmdline: Option<String>,
-    memory: Option<Memory>,
-    root: Option<RootForm>,
-    acpi: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawSource {
-    package: Option<String>,
-    dependency: Option<String>,
-    file: Option<String>,
-    tiny: Option<String>,
-    #[serde(default)]
-    fragments: Vec<PathBuf>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawFile {
-    path: String,
-    mode: Option<String>,
-    from: Option<PackageFile>,
-    #[serde(default)]
-    applets: bool,
-    text: Option<String>,
-    host: Option<PathBuf>,
-    link: Option<String>,
-    #[serde(default)]
-    directory: bool,
-}
-
 impl Recipe {
     /// Names of the built-in recipes.
     pub fn builtin() -> impl Iterator<Item = &'static str> {
@@ -286,50 +241,6 @@ impl Recipe {
     }
 }
 
-/// What is wrong with a kernel's table: words for people, or an error that says its place itself.
-enum Problem {
-    Text(String),
-    Error(ImageError),
-}
-
-impl RawKernel {
-    fn into_recipe(self, target: KernelTarget, folder: &Path) -> Result<KernelRecipe, Problem> {
-        let text = |problem: &str| Problem::Text(problem.to_owned());
-        let RawSource { package, dependency, file, tiny, fragments } = self.kernel;
-        let mut recipe = match (package, file, tiny) {
-            (Some(package), Some(file), None) if fragments.is_empty() => {
-                let file = PackageFile { package, dependency, file };
-                file.check().map_err(Problem::Text)?;
-                let memory = self.memory.ok_or_else(|| text("'memory' is missing"))?;
-                let kernel = KernelSource::Package(file);
-                let (root, cmdline) = (RootForm::Initrd, String::new());
-                KernelRecipe { kernel, modules: self.modules, cmdline, memory, root, acpi: with_acpi() }
-            }
-            (None, None, Some(name)) if dependency.is_none() => {
-                let kernel = TinyKernel::find(&name).map_err(Problem::Error)?;
-                if kernel.target != target {
-                    return Err(Problem::Text(format!("'{name}' is a kernel for another hypervisor")));
-                }
-                if !self.modules.is_empty() {
-                    return Err(text("a tiny kernel loads no modules: add options with 'fragments'"));
-                }
-                let fragments: Result<_, _> = fragments.iter().map(|path| Fragment::load(&folder.join(path))).collect();
-                KernelRecipe::of(kernel, fragments.map_err(Problem::Error)?)
-            }
-            _ => return Err(text("kernel: give 'package' and 'file', or 'tiny' and perhaps 'fragments'")),
-        };
-        recipe.cmdline = self.cmdline.unwrap_or(recipe.cmdline);
-        recipe.memory = self.memory.unwrap_or(recipe.memory);
-        recipe.root = self.root.unwrap_or(recipe.root);
-        recipe.acpi = self.acpi.unwrap_or(recipe.acpi);
-        if target == KernelTarget::X86 && recipe.root == RootForm::Erofs {
-            return Err(text("root: QEMU's guests have no disk: only \"initrd\" is possible"));
-        }
-        recipe.check().map_err(Problem::Text)?;
-        Ok(recipe)
-    }
-}
-
 /// Kernels of distributions find their devices by ACPI.
 pub(crate) fn with_acpi() -> bool {
     true
@@ -344,6 +255,7 @@ impl KernelRecipe {
             memory: kernel.image.memory,
             root: kernel.image.root,
             acpi: kernel.image.acpi,
+            max_cpus: None,
             kernel: KernelSource::Tiny { name: kernel.name, fragments },
         }
     }
@@ -357,6 +269,9 @@ impl KernelRecipe {
         }
         if self.cmdline.contains(['\n', '\0']) {
             return Err("cmdline must be one line".to_owned());
+        }
+        if self.max_cpus == Some(0) {
+            return Err("max-cpus must be at least 1".to_owned());
         }
         match self.modules.iter().find(|name| name.is_empty() || name.contains(['/', ' ', '.'])) {
             Some(name) => Err(format!("'{name}' is not the name of a module: write it without folder and ending")),
@@ -385,40 +300,6 @@ impl PackageFile {
     }
 }
 
-impl RawFile {
-    fn into_recipe(self, folder: &Path) -> Result<FileRecipe, String> {
-        let Some(relative) = self.path.strip_prefix('/') else {
-            return Err("the path must start with '/'".to_owned());
-        };
-        if relative.split('/').any(|part| part.is_empty() || part == "." || part == "..") || relative.contains('\0') {
-            return Err("the path must be plain: no empty part, no '.', no '..'".to_owned());
-        }
-        let mut sources = Vec::new();
-        if let Some(from) = self.from {
-            from.check()?;
-            sources.push((FileSource::Package { from, applets: self.applets }, 0o755));
-        } else if self.applets {
-            return Err("'applets' needs 'from'".to_owned());
-        }
-        sources.extend(self.text.map(|text| (FileSource::Text(text), 0o644)));
-        sources.extend(self.host.map(|path| (FileSource::Host(folder.join(path)), 0o644)));
-        sources.extend(self.link.map(|target| (FileSource::Link(target), 0o777)));
-        sources.extend(self.directory.then_some((FileSource::Directory, 0o755)));
-        let count = sources.len();
-        let (Some((source, usual_mode)), 1) = (sources.pop(), count) else {
-            return Err("give exactly one of 'from', 'text', 'host', 'link' and 'directory'".to_owned());
-        };
-        let mode = match self.mode {
-            None => usual_mode,
-            Some(text) => match u32::from_str_radix(&text, 8) {
-                Ok(mode) if mode <= 0o7777 => mode,
-                _ => return Err(format!("mode \"{text}\" is not an octal number up to 7777")),
-            },
-        };
-        Ok(FileRecipe { path: self.path, mode, source })
-    }
-}
-
 /// Whether a text can be the name of an image: it is a file name in the store and a word of the language.
 pub(crate) fn is_image_name(name: &str) -> bool {
     name.len() <= 64
@@ -436,70 +317,4 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    const KERNEL: &str =
-        "kernel = { package = \"k1\", file = \"boot/vmlinuz-*\" }\nmemory = { default-mib = 48, minimum-mib = 40 }\n";
-
-    fn problem(text: &str) -> String {
-        Recipe::parse(text, "test.toml", Path::new("/r")).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn every_builtin_recipe_is_right() {
-        for name in Recipe::builtin() {
-            assert_eq!(Recipe::load(name).unwrap().name, name);
-        }
-    }
-
-    #[test]
-    fn an_unknown_recipe_names_the_builtin_ones() {
-        let error = Recipe::load("nosuch").unwrap_err().to_string();
-        assert!(error.contains("'nosuch'") && error.contains("tiny"), "{error}");
-    }
-
-    #[test]
-    fn a_wrong_recipe_says_where_and_what() {
-        for (text, words) in [
-            ("name = \"t\"\n", "[uml] or [x86]"),
-            ("name = \"T x\"\n", "cannot be the name of an image"),
-            ("name = \"t\"\ncolour = 1\n", "colour"),
-            (
-                &format!("name=\"t\"\n[uml]\n{}", KERNEL.replace("minimum-mib = 40", "minimum-mib = 99")),
-                "[uml]: memory",
-            ),
-            (&format!("name=\"t\"\n[uml]\nmodules=[\"a/b.ko\"]\n{KERNEL}"), "'a/b.ko'"),
-            (&format!("name=\"t\"\n[uml]\n{}", KERNEL.replace("boot/", "../")), "'../vmlinuz-*'"),
-            (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"a\"\ntext=\"\"\n"), "must start with '/'"),
-            (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a/../b\"\ntext=\"\"\n"), "must be plain"),
-            (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a\"\n"), "exactly one of"),
-            (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a\"\ntext=\"\"\nlink=\"b\"\n"), "exactly one of"),
-            (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a\"\ntext=\"\"\nmode=\"9\"\n"), "octal"),
-            (
-                &format!(
-                    "name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a\"\ntext=\"\"\n[[file]]\npath=\"/a\"\ntext=\"\"\n"
-                ),
-                "twice",
-            ),
-        ] {
-            let problem = problem(text);
-            assert!(problem.contains(words), "{text}\n{problem}");
-        }
-    }
-
-    #[test]
-    fn a_host_path_is_relative_to_the_recipe() {
-        let text = format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a\"\nhost=\"b/c\"\nmode=\"755\"\n");
-        let recipe = Recipe::parse(&text, "test.toml", Path::new("/r")).unwrap();
-        assert!(matches!(&recipe.files[0].source, FileSource::Host(path) if path == Path::new("/r/b/c")));
-        assert_eq!(recipe.files[0].mode, 0o755);
-    }
-
-    #[test]
-    fn a_star_stands_for_anything() {
-        assert!(matches("linux-image-*-cloud-amd64", "linux-image-6.1.0-56-cloud-amd64"));
-        assert!(!matches("linux-image-*-cloud-amd64", "linux-image-cloud-amd64"));
-        assert!(matches("a", "a") && !matches("a", "ab") && !matches("ab*ba", "aba"));
-    }
-}
+mod tests;

@@ -1,0 +1,131 @@
+//! What a core is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_proto::v1::{Outcome, OutcomeFold, Spec, WaveEnd};
+
+use crate::names;
+use crate::output::Wave;
+
+/// What a host says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Its name; no two hosts of a fleet have the same.
+    pub name: String,
+    /// Where parents in the tree reach it: `10.1.2.3:7118`, or `unix:PATH`.
+    pub address: String,
+    /// Where the tunnels that join segments end on it; empty: it has none.
+    pub underlay: String,
+    /// Its rack; empty: none.
+    pub rack: String,
+    /// Bytes that it has for VMs, without what it needs itself.
+    pub memory: u64,
+    /// Processor cores.
+    pub cores: u32,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A host is in contact: it joined, came back, or its agent was restarted.
+    Seen {
+        /// What it says of itself.
+        facts: HostFacts,
+        /// Which life of its agent this is; another number after each restart.
+        incarnation: u64,
+        /// Names of the experiments that it has anything of.
+        holds: Vec<String>,
+        /// It was admitted to the fleet just now: one that was removed is a host again.
+        joined: bool,
+    },
+    /// A host is not in contact any more. It keeps its VMs and its placement.
+    Lost {
+        /// Its name.
+        host: String,
+    },
+    /// A user sets the tags of a host. They count from the next placement on.
+    Tags {
+        /// The operation, for its answer.
+        op_id: String,
+        /// Which host.
+        host: String,
+        /// All its tags.
+        tags: Vec<String>,
+    },
+    /// A user wants VMs of hosts moved to others, and no new ones there.
+    Drain {
+        /// The operation, for its answer.
+        op_id: String,
+        /// Their names.
+        hosts: Vec<String>,
+    },
+    /// A user wants hosts used again.
+    Undrain {
+        /// The operation, for its answer.
+        op_id: String,
+        /// Their names.
+        hosts: Vec<String>,
+    },
+    /// A user says that hosts are no part of the fleet any more.
+    Remove {
+        /// The operation, for its answer.
+        op_id: String,
+        /// Their names.
+        hosts: Vec<String>,
+    },
+    /// A user wants an experiment as a spec says. Its placement is the core's to fill in.
+    Up {
+        /// The operation, for its answer.
+        op_id: String,
+        /// Source, lock and options.
+        spec: Box<Spec>,
+    },
+    /// A user wants nothing left of an experiment.
+    Down {
+        /// The operation, for its answer.
+        op_id: String,
+        /// Its name.
+        experiment: String,
+    },
+    /// A wave ended. Members that are not mentioned are unknown.
+    WaveEnded {
+        /// The wave.
+        op_id: String,
+        /// How hosts ended.
+        ends: Vec<HostEnd>,
+        /// How VMs ended, as far as they are named.
+        targets: Vec<OutcomeFold>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// Hosts of a wave that ended alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Their names.
+    pub hosts: Vec<String>,
+    /// How.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: String,
+    /// Whether trying a failed one again can help.
+    pub retryable: bool,
+}
+
+/// The ends of hosts in the folds of a wave. A fold does not say that a failure is worth another try, so none is; names
+/// that were cut off the text are missing, and so are unknown.
+pub fn host_ends(wave: &Wave, end: &WaveEnd) -> Vec<HostEnd> {
+    let known: BTreeSet<&str> = wave.members.iter().map(|member| member.name.as_str()).collect();
+    let mut ends: BTreeMap<(i32, &str), Vec<String>> = BTreeMap::new();
+    for fold in &end.hosts {
+        ends.entry((fold.outcome, &fold.reason)).or_default().extend(names::hosts_in(&fold.targets, &known));
+    }
+    let ends = ends.into_iter().map(|((outcome, reason), hosts)| HostEnd {
+        hosts,
+        outcome: Outcome::try_from(outcome).unwrap_or(Outcome::Unknown),
+        reason: reason.to_owned(),
+        retryable: false,
+    });
+    ends.collect()
+}

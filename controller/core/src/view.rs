@@ -1,0 +1,151 @@
+//! What can be asked of a core: its hosts, its experiments, and where a VM is.
+
+use std::sync::Arc;
+
+use fleet_proto::v1::{HostEntry, Range, Spec};
+use netlang::Plan;
+
+use crate::core::Core;
+use crate::host::{HostId, HostState};
+
+/// Where an experiment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Some of its VMs have no host.
+    Placing,
+    /// Hosts are being told.
+    Applying,
+    /// All hosts have it as it is wanted.
+    Up,
+    /// It is being removed.
+    Removing,
+}
+
+/// A host.
+#[derive(Clone, Debug)]
+pub struct HostView<'a> {
+    /// What is on record.
+    pub record: &'a HostEntry,
+    /// Where it stands.
+    pub state: HostState,
+    /// VMs placed on it.
+    pub vms: u64,
+    /// Bytes that they may come to use.
+    pub committed: u64,
+    /// Whether it still may have something of an experiment.
+    pub occupied: bool,
+}
+
+/// An experiment.
+#[derive(Clone, Debug)]
+pub struct ExperimentView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where it stands.
+    pub phase: Phase,
+    /// What is wanted, with its placement. Of one that is being removed: what was wanted last.
+    pub spec: &'a Spec,
+    /// What its file means.
+    pub plan: &'a Arc<Plan>,
+    /// Generation of what is wanted.
+    pub generation: u64,
+    /// Hosts that are to have something of it.
+    pub hosts: usize,
+    /// Of these, those that have confirmed it.
+    pub confirmed: usize,
+    /// Hosts that said they cannot have it, and why.
+    pub failed: Vec<(&'a str, &'a str)>,
+    /// Why some VMs have no host; empty: all have one.
+    pub homeless: &'a str,
+}
+
+impl Core {
+    /// All hosts, by number.
+    pub fn hosts(&self) -> impl Iterator<Item = HostView<'_>> {
+        self.hosts.iter().map(|(id, host)| {
+            let places = self.experiments.values().filter(|e| e.wants(id)).filter_map(move |e| e.place_of(id));
+            HostView {
+                record: &host.record,
+                state: host.state(),
+                vms: places.flat_map(|place| &place.ranges).map(|range| u64::from(range.count)).sum(),
+                committed: host.committed,
+                occupied: self.experiments.values().any(|e| e.may_have(id)),
+            }
+        })
+    }
+
+    /// The host of a name.
+    pub fn host(&self, name: &str) -> Option<&HostEntry> {
+        Some(&self.hosts.get(self.hosts.find(name)?)?.record)
+    }
+
+    /// How many hosts there are, with those that are removed and may still have something.
+    pub fn host_count(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// All experiments, by name; also those that are being removed.
+    pub fn experiments(&self) -> impl Iterator<Item = ExperimentView<'_>> {
+        self.experiments.keys().filter_map(|name| self.experiment(name))
+    }
+
+    /// One experiment.
+    pub fn experiment(&self, name: &str) -> Option<ExperimentView<'_>> {
+        let (name, experiment) = self.experiments.get_key_value(name)?;
+        let confirmed = experiment.confirmed(&self.hosts);
+        let record = &experiment.record;
+        let failed = experiment.places.keys().filter_map(|id| {
+            let host = self.hosts.get(*id).filter(|host| experiment.is_failed(*id, host))?;
+            Some((host.record.name.as_str(), experiment.standing.get(id)?.reason.as_str()))
+        });
+        let phase = match () {
+            () if record.removing => Phase::Removing,
+            () if !record.homeless.is_empty() => Phase::Placing,
+            () if confirmed < experiment.places.len() || !record.leaving.is_empty() => Phase::Applying,
+            () => Phase::Up,
+        };
+        Some(ExperimentView {
+            name,
+            phase,
+            spec: &experiment.spec,
+            plan: &experiment.plan,
+            generation: record.generation,
+            hosts: experiment.places.len(),
+            confirmed,
+            failed: failed.collect(),
+            homeless: &record.homeless,
+        })
+    }
+
+    /// The host that is to have a VM.
+    pub fn host_of(&self, experiment: &str, group: &str, index: u32) -> Option<&HostEntry> {
+        let id = self.experiments.get(experiment).filter(|e| !e.record.removing)?.owner(group, index)?;
+        Some(&self.hosts.get(id)?.record)
+    }
+
+    /// The hosts that are to have VMs of some ranges, with what each has of them. A range that has no host is left out.
+    pub fn hosts_of(&self, experiment: &str, ranges: &[Range]) -> Vec<(&HostEntry, Vec<Range>)> {
+        let Some(experiment) = self.experiments.get(experiment).filter(|e| !e.record.removing) else {
+            return Vec::new();
+        };
+        let of_host = |id: &HostId| {
+            let place = experiment.place_of(*id)?;
+            let cut: Vec<Range> = place
+                .ranges
+                .iter()
+                .flat_map(|own| ranges.iter().filter_map(move |asked| overlap(own, asked)))
+                .collect();
+            if cut.is_empty() { None } else { Some((&self.hosts.get(*id)?.record, cut)) }
+        };
+        experiment.places.keys().filter_map(of_host).collect()
+    }
+}
+
+fn overlap(a: &Range, b: &Range) -> Option<Range> {
+    if a.group != b.group {
+        return None;
+    }
+    let first = a.first.max(b.first);
+    let end = a.first.saturating_add(a.count).min(b.first.saturating_add(b.count));
+    (first < end).then(|| Range { group: a.group.clone(), first, count: end - first })
+}
