@@ -157,7 +157,7 @@ pub enum SpecError {
     },
     /// Packets do not fit into the underlay.
     #[error(
-        "{what} has MTU {mtu}, and the underlay ({device}) has {underlay}, of which a tunnel takes {overhead}: write          `mtu {}` in the file, or raise the MTU of {device} to {} on all hosts",
+        "{what} has MTU {mtu}, and the underlay ({device}) has {underlay}, of which a tunnel takes {overhead}: write `mtu {}` in the file, or raise the MTU of {device} to {} on all hosts",
         .underlay.saturating_sub(*.overhead), .mtu + .overhead
     )]
     UnderlayMtu {

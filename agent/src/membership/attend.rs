@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use fleet_pki::{ConnectError, Connector, Credentials, HostKey, Serial, Stored, StoredMembership};
 use fleet_proto::v1::registry_client::RegistryClient;
@@ -18,6 +18,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::wait::{Waits, by_chance};
 use super::{About, MembershipError, ca_of, join};
+use crate::hub::now_ms;
 
 /// How long the controller may take for an answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
@@ -242,9 +243,4 @@ fn broken(status: &Status) -> Ended {
         Code::NotFound | Code::PermissionDenied => Ended::Removed(status.message().to_owned()),
         _ => Ended::Broken(status.message().to_owned()),
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -394,7 +394,8 @@ impl Driver {
         let mut reasons = (reason::NO_ANSWER, reason::TOO_LATE);
         let mut cancelled = false;
         let mut dirty = false;
-        let mut published = Instant::now() - config.progress_pace.min(Duration::from_secs(1));
+        let mut published =
+            Instant::now().checked_sub(config.progress_pace.min(Duration::from_secs(1))).unwrap_or_else(Instant::now);
         loop {
             let publish_at = dirty.then(|| published + config.progress_pace);
             let flush_at = wave.state().answers.due();
