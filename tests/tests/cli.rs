@@ -55,7 +55,7 @@ fn documents_have_the_keys_that_docs_cli_promises() {
     fleet.nothing_is_left("after down --json");
 }
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "up",
     "down",
     "ps",
@@ -72,6 +72,7 @@ const COMMANDS: [&str; 19] = [
     "telemetry",
     "image",
     "doctor",
+    "host",
     "controller",
     "agent",
     "completions",
