@@ -80,6 +80,7 @@ impl VmHost {
         for dir in [&config.run_dir, &config.ram_dir] {
             fs::create_dir_all(dir).map_err(VmError::io("cannot make", dir))?;
         }
+        crate::probe::sweep(&config.ram_dir);
         let cgroups = CgroupTree::open(&config.cgroup)
             .inspect_err(|reason| warn!("VMs run without control groups: {reason}"))
             .ok();

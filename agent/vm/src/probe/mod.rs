@@ -233,12 +233,23 @@ impl Drop for KillGroup {
     }
 }
 
+/// What the names of a probe's files begin with.
+const PREFIX: &str = "fleet-probe.";
+
+/// Removes what probes left in this directory whose agent was killed. No other agent may use the directory.
+pub(crate) fn sweep(dir: &Path) {
+    let of_a_probe = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(of_a_probe) {
+        drop(TempPath(entry.path()));
+    }
+}
+
 /// A file or directory that is removed when dropped.
 struct TempPath(PathBuf);
 
 impl TempPath {
     fn dir(parent: &Path) -> io::Result<TempPath> {
-        Ok(TempPath(nix::unistd::mkdtemp(&parent.join("fleet-probe.XXXXXX"))?))
+        Ok(TempPath(nix::unistd::mkdtemp(&parent.join(format!("{PREFIX}XXXXXX")))?))
     }
 }
 
@@ -249,7 +260,7 @@ impl Drop for TempPath {
 }
 
 fn tempfile_with(bytes: &[u8]) -> io::Result<TempPath> {
-    let (fd, path) = nix::unistd::mkstemp(&std::env::temp_dir().join("fleet-probe.XXXXXX"))?;
+    let (fd, path) = nix::unistd::mkstemp(&std::env::temp_dir().join(format!("{PREFIX}XXXXXX")))?;
     let path = TempPath(path);
     io::Write::write_all(&mut fs::File::from(fd), bytes)?;
     Ok(path)
