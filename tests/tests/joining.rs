@@ -166,3 +166,68 @@ fn a_token_lets_in_as_many_as_it_says_and_a_wrong_one_nobody() {
     drop(agent);
     drop(head);
 }
+
+/// What makes a machine a member, as its agent keeps it.
+fn identity(fleet: &Fleet) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(fleet.root().join("state/identity.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_certificate_is_renewed_before_it_ends_and_a_host_that_missed_that_comes_back_by_its_key() {
+    let config = "listen = \"127.0.0.1:0\"\nheartbeat_seconds = 1\nhost = \"head\"\ncertificate_life_seconds = 6";
+    let (fleet, other) = (with(config), with(""));
+    let head = run(&fleet);
+    let (token, address) = token(&fleet, &[]);
+    let agent = join(&other, "h1", &token, &address);
+    eventually("h1 to be ready", || is(&fleet, "h1", "ready"));
+    until("the certificate to be renewed", || log(&other).contains("the certificate was renewed"));
+    drop(agent);
+    let ends = identity(&other)["membership"]["not_after_ms"].as_u64().unwrap();
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    until("the certificate to end", || now() > u128::from(ends));
+    let agent = Daemon::start(&other, &["agent", "--listen", "127.0.0.1:0"]);
+    eventually("h1 to come back", || is(&fleet, "h1", "ready"));
+    assert!(log(&fleet).contains("a host came back"), "{}", log(&fleet));
+    drop(agent);
+    drop(head);
+}
+
+#[test]
+fn a_removed_host_is_refused_at_its_next_start_and_let_in_by_a_new_token() {
+    let (fleet, other) = (controller(), with(""));
+    let head = run(&fleet);
+    let (first, address) = token(&fleet, &[]);
+    let agent = join(&other, "h1", &first, &address);
+    eventually("h1 to be ready", || is(&fleet, "h1", "ready"));
+    drop(agent);
+    let _ = fleet.ok(&["host", "rm", "h1"]);
+    // Its old token does not help either: it has joined with that already.
+    let agent = join(&other, "h1", &first, &address);
+    until("the agent to be refused", || log(&other).contains("no member of the fleet any more"));
+    assert!(log(&fleet).contains("its certificate was revoked"), "{}", log(&fleet));
+    assert!(host(&fleet, "h1").is_none());
+    drop(agent);
+    let (second, address) = token(&fleet, &[]);
+    let agent = join(&other, "h1", &second, &address);
+    eventually("h1 to be let in again", || is(&fleet, "h1", "ready"));
+    drop(agent);
+    drop(head);
+}
+
+#[test]
+fn a_stale_controller_is_refused_by_a_host_that_knows_a_newer_one() {
+    let (fleet, other) = (controller(), with(""));
+    let head = run(&fleet);
+    let (token, address) = token(&fleet, &[]);
+    let agent = join(&other, "h1", &token, &address);
+    eventually("h1 to be ready", || is(&fleet, "h1", "ready"));
+    drop(agent);
+    // A newer one, on a copy of this one's state for example, has spoken to the host meanwhile.
+    std::fs::write(other.root().join("state/epoch"), "1000\n").unwrap();
+    let agent = Daemon::start(&other, &["agent", "--listen", "127.0.0.1:0"]);
+    until("the agent to refuse", || log(&other).contains("is stale: one of epoch 1000 speaks for this fleet"));
+    until("the controller to hear of it", || log(&fleet).contains("this controller is stale"));
+    drop(agent);
+    eventually("h1 to be unknown", || is(&fleet, "h1", "unknown"));
+    drop(head);
+}

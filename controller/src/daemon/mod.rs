@@ -260,6 +260,7 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         stop.clone(),
     )?;
     shared.look_at_own_host().await;
+    let own_host = tokio::spawn(Arc::clone(&shared).watch_own_host());
     tracing::info!(epoch, socket = %config.controller_socket().display(), "controller serves");
     if background {
         println!("{READY}");
@@ -272,6 +273,8 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     stop.cancel();
     server.ended().await;
     listener.ended().await;
+    // It may be asking the agent, which is there still, and nothing depends on the answer.
+    own_host.abort();
     shared.telemetry.shutdown().await;
     if let Some((agent, server)) = embedded {
         server.ended().await;

@@ -99,6 +99,19 @@ impl Shared {
             }
             Err(status) => {
                 tracing::warn!(reason = status.message(), "the agent of the controller's own host does not answer");
+                self.hosts.own_host_is_silent();
+            }
+        }
+    }
+
+    /// Looks at the controller's own host as often as others send beats, until the process ends.
+    pub async fn watch_own_host(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(self.hosts.beat_interval());
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = looks.tick() => self.look_at_own_host().await,
             }
         }
     }
@@ -424,7 +437,10 @@ impl Controller for Service {
 
     async fn shutdown(&self, request: Request<ShutdownRequest>) -> Result<Response<ShutdownReply>, Status> {
         let ending = !request.into_inner().only_idle
-            || (self.shared.started_by_command && self.shared.experiments().await?.is_empty());
+            || (self.shared.started_by_command
+                // Hosts that have joined need it.
+                && self.shared.hosts_address.is_none()
+                && self.shared.experiments().await?.is_empty());
         if ending {
             self.shared.stop.cancel();
         }

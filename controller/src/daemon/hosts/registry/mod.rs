@@ -268,12 +268,21 @@ impl Hosts {
         Ok(())
     }
 
+    /// The agent of the controller's own host does not answer.
+    pub fn own_host_is_silent(&self) {
+        let mut members = locked(&self.members);
+        if let Some(member) = members.values_mut().find(|member| member.record.key.is_empty()) {
+            member.missed = Some(MISSED);
+        }
+    }
+
     /// A beat was due. Counted by this process's own ticks and not by a clock: if it was paused itself, it has counted
     /// nothing meanwhile, and declares nobody lost who could not be heard.
     pub fn tick(&self) {
         let mut lost = Vec::new();
         for (name, member) in locked(&self.members).iter_mut() {
-            if member.removed() {
+            // The controller's own host sends none: it is asked.
+            if member.removed() || member.record.key.is_empty() {
                 continue;
             }
             if let Some(missed) = &mut member.missed {
