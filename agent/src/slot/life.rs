@@ -31,6 +31,10 @@ impl Slot {
             Err(_) => Some(format!("the guest did not answer within {} s", BOOT_DEADLINE.as_secs())),
         };
         if let Some(problem) = problem {
+            // It ended while it was asked: how it ended says more than that it did not answer.
+            if let Some(exit) = machine.exited() {
+                return self.over(around, &exit);
+            }
             let lines = machine.last_lines(TOLD_LINES).unwrap_or_default();
             if let Err(error) = machine.kill().await {
                 tracing::warn!(vm = self.name, %error, "a VM that did not come up could not be killed");
