@@ -80,6 +80,7 @@ pub async fn exec(context: &Context, args: ExecArgs) -> Result<Exit, Failure> {
         env: args.env,
         tty,
         timeout_ms: args.timeout.saturating_mul(1000),
+        hosts: false,
     };
     send(&sender, exec_input::Input::Open(open)).await;
     let stream = client.exec(ReceiverStream::new(receiver)).await?.into_inner();
