@@ -198,7 +198,6 @@ impl About {
             address: self.address.clone(),
             underlay: self.underlay.clone(),
             epoch: self.agent.epoch().known(),
-            experiments: self.agent.experiments().iter().map(|experiment| experiment.name().to_owned()).collect(),
         }
     }
 }
