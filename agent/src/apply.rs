@@ -24,7 +24,7 @@ use crate::progress::{Ended, Report};
 use crate::room;
 use crate::slice::Slice;
 use crate::slot::{Slot, Wanted};
-use crate::teardown::{self, REMOVING};
+use crate::teardown::REMOVING;
 
 /// What is to be done to which VM.
 struct Work {
@@ -184,11 +184,9 @@ fn compare(slots: &Slots, wanted: Vec<Wanted>, network: &NetReport) -> Work {
 async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: Prepared, report: &Report) -> Progress {
     let Prepared { slice, network, work, difference } = prepared;
     let around = &experiment.around;
-    let before = experiment.slice();
     // Templates are made for these, and those that are there outlast the VMs that are about to go.
     let _expected = around.vms.expect(work.start.iter().chain(&work.restart).map(|wanted| &wanted.spec));
     let concurrency = slice.spec.options.as_ref().map_or(0, |options| options.concurrency) as usize;
-    let rollback = slice.spec.options.as_ref().is_some_and(|options| options.rollback);
     around.hub.event("experiment.applying", experiment.name(), "", &slice.spec.source_name);
 
     let all = work.start.iter().chain(&work.restart).chain(&work.keep).map(|wanted| wanted.vm.vm.name.clone());
@@ -248,11 +246,6 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
                 report.ended(slot.name(), Ended::Failed { reason: reason.clone(), retryable: true }, counts).await;
             }
         }
-    }
-    if rollback && report.has_failures() {
-        // Before the last step: who reads that may rely on it.
-        roll_back(agent, experiment, before).await;
-        return report.finish(experiment.slots().counts()).await;
     }
     let last = report.finish(experiment.slots().counts()).await;
     let count =
@@ -314,34 +307,4 @@ async fn start_all(start: Vec<Arc<Slot>>, concurrency: usize, experiment: &Arc<E
     stop.send_replace(true);
     // Those that were begun come to their end: nothing half-made stays.
     starts.await;
-}
-
-/// Puts back what was there before a failed `up --rollback`.
-async fn roll_back(agent: &Arc<Agent>, experiment: &Arc<Experiment>, before: Option<Slice>) {
-    let around = &experiment.around;
-    around.hub.event("experiment.rolled-back", experiment.name(), "", "");
-    let (report, mut steps) = Report::new();
-    let reading = tokio::spawn(async move { while steps.recv().await.is_some() {} });
-    match before {
-        None => drop(teardown::remove_locked(agent, experiment, &report).await),
-        Some(before) => {
-            let mut spec = (*before.spec).clone();
-            if let Some(options) = &mut spec.options {
-                options.rollback = false;
-            }
-            match prepare(agent, experiment, &spec).await {
-                Ok(prepared) => {
-                    if let Err(error) = experiment.remember(&spec) {
-                        tracing::error!(experiment = experiment.name(), %error, "the earlier spec could not be written back");
-                    }
-                    drop(Box::pin(carry_out(agent, experiment, prepared, &report)).await);
-                }
-                Err(status) => {
-                    tracing::error!(experiment = experiment.name(), reason = status.message(), "cannot roll back");
-                }
-            }
-        }
-    }
-    drop(report);
-    drop(reading.await);
 }

@@ -33,7 +33,7 @@ pub async fn remove(agent: &Arc<Agent>, name: &str, report: &Report) -> Option<P
 }
 
 /// The same with the experiment's operation lock held.
-pub async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report: &Report) -> Progress {
+async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report: &Report) -> Progress {
     let around = &experiment.around;
     let slots = experiment.slots();
     let counts = || experiment.slots().counts();

@@ -153,6 +153,7 @@ impl Attend {
         let probed = agent.probed();
         tokio::pin!(probed);
         let mut known = agent.probed_if_known().is_some();
+        let mut held = agent.held();
         loop {
             tokio::select! {
                 () = self.over.cancelled() => return Ended::Stopped,
@@ -175,6 +176,8 @@ impl Attend {
                     known = true;
                     drop(words.try_send(hello(&self.about)));
                 }
+                // The agent outlives this: the channel does not close.
+                Ok(()) = held.changed() => drop(words.try_send(hello(&self.about))),
                 () = &mut renewal => match self.renew(channel.clone()).await {
                     Ok(()) => return Ended::Renewed,
                     Err(reason) => return Ended::Broken(format!("the certificate was not renewed: {reason}")),

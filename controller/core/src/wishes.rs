@@ -361,7 +361,7 @@ impl Core {
         generation
     }
 
-    fn refusal(&self, error: &PlaceError) -> String {
+    pub(crate) fn refusal(&self, error: &PlaceError) -> String {
         let silent = self.hosts.iter().filter(|(_, host)| host.is_used() && !host.record.contact).count();
         match silent {
             0 => error.to_string(),
