@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tonic::Status;
 
 use crate::hub::now_ms;
 
@@ -47,6 +48,15 @@ pub enum GenerationError {
     },
 }
 
+impl From<GenerationError> for Status {
+    fn from(error: GenerationError) -> Self {
+        match &error {
+            GenerationError::Old { .. } => Status::failed_precondition(error.to_string()),
+            _ => Status::resource_exhausted(error.to_string()),
+        }
+    }
+}
+
 /// What is known of one experiment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Entry {
@@ -59,11 +69,13 @@ struct Entry {
     removed_ms: Option<u64>,
 }
 
+type Known = BTreeMap<String, Entry>;
+
 /// The generations, in memory and in their file.
 #[derive(Debug)]
 pub struct Generations {
     path: PathBuf,
-    known: Mutex<BTreeMap<String, Entry>>,
+    known: Mutex<Known>,
 }
 
 impl Generations {
@@ -82,12 +94,26 @@ impl Generations {
         Ok(Self { path, known: Mutex::new(known) })
     }
 
+    /// Refuses what is older than what was acted on. 0 is none, and always taken.
+    ///
+    /// # Errors
+    /// When a newer one was acted on before.
+    pub fn check(&self, experiment: &str, asked: u64) -> Result<(), GenerationError> {
+        let known = self.newest(experiment);
+        if asked != 0 && asked < known { Err(GenerationError::Old { asked, known }) } else { Ok(()) }
+    }
+
+    /// The newest that was acted on; 0: none.
+    pub fn newest(&self, experiment: &str) -> u64 {
+        self.lock().get(experiment).map_or(0, |entry| entry.generation)
+    }
+
     /// Takes note of what is about to be acted on; an older one is refused. 0 is none, and always taken.
     ///
     /// # Errors
     /// When a newer one was acted on before, or the number cannot be written.
     pub fn admit(&self, experiment: &str, asked: u64) -> Result<(), GenerationError> {
-        self.change(experiment, |entry| {
+        self.change_one(experiment, |entry| {
             if asked != 0 && asked < entry.generation {
                 return Err(GenerationError::Old { asked, known: entry.generation });
             }
@@ -101,7 +127,7 @@ impl Generations {
     /// # Errors
     /// When that cannot be written.
     pub fn whole(&self, experiment: &str, generation: u64) -> Result<(), GenerationError> {
-        self.change(experiment, |entry| {
+        self.change_one(experiment, |entry| {
             entry.whole = entry.generation == generation && generation != 0;
             Ok(())
         })
@@ -112,36 +138,57 @@ impl Generations {
     /// # Errors
     /// When that cannot be written.
     pub fn removed(&self, experiment: &str) -> Result<(), GenerationError> {
-        self.change(experiment, |entry| {
+        self.change_one(experiment, |entry| {
             entry.whole = false;
             entry.removed_ms = Some(now_ms());
             Ok(())
         })
     }
 
-    /// The generation that this host has whole; 0: none.
-    pub fn held(&self, experiment: &str) -> u64 {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(experiment).filter(|entry| entry.whole).map_or(0, |entry| entry.generation)
+    /// An agent that starts has found these experiments; the others are gone, as after a boot.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn found(&self, is_here: impl Fn(&str) -> bool) -> Result<(), GenerationError> {
+        self.change(|known| {
+            for (_, entry) in known.iter_mut().filter(|(name, entry)| entry.removed_ms.is_none() && !is_here(name)) {
+                entry.whole = false;
+                entry.removed_ms = Some(now_ms());
+            }
+            Ok(())
+        })
     }
 
-    fn change(
+    /// The generation that this host has whole; 0: none.
+    pub fn held(&self, experiment: &str) -> u64 {
+        self.lock().get(experiment).filter(|entry| entry.whole).map_or(0, |entry| entry.generation)
+    }
+
+    fn change_one(
         &self,
         experiment: &str,
         change: impl FnOnce(&mut Entry) -> Result<(), GenerationError>,
     ) -> Result<(), GenerationError> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|known| change(known.entry(experiment.to_owned()).or_default()))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known) -> Result<(), GenerationError>) -> Result<(), GenerationError> {
+        let mut known = self.lock();
         let mut next = known.clone();
         let since = now_ms().saturating_sub(REMEMBERED_MS);
         next.retain(|_, entry| entry.removed_ms.is_none_or(|removed| removed >= since));
-        let entry = next.entry(experiment.to_owned()).or_default();
-        change(entry)?;
+        change(&mut next)?;
         if *known != next {
             let bytes = serde_json::to_vec(&next).unwrap_or_default();
             fleet_pki::write_private(&self.path, &bytes)?;
             *known = next;
         }
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Only whole values are exchanged under it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,6 +224,33 @@ mod tests {
         known.admit("a", 4).unwrap();
         known.whole("a", 3).unwrap();
         assert_eq!(known.held("a"), 0, "something newer was begun");
+    }
+
+    #[test]
+    fn what_is_gone_after_a_boot_is_not_held_and_its_generation_still_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Generations::open(dir.path()).unwrap();
+        for name in ["a", "b"] {
+            known.admit(name, 3).unwrap();
+            known.whole(name, 3).unwrap();
+        }
+        known.found(|name| name == "a").unwrap();
+        assert_eq!((known.held("a"), known.held("b")), (3, 0));
+        assert!(known.check("b", 2).is_err());
+        known.check("b", 3).unwrap();
+    }
+
+    #[test]
+    fn what_was_removed_long_ago_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Generations::open(dir.path()).unwrap();
+        known.admit("a", 3).unwrap();
+        known.removed("a").unwrap();
+        known.admit("b", 1).unwrap();
+        assert_eq!(known.newest("a"), 3);
+        known.lock().get_mut("a").unwrap().removed_ms = Some(now_ms() - REMEMBERED_MS - 1);
+        known.admit("b", 2).unwrap();
+        assert_eq!((known.newest("a"), known.newest("b")), (0, 2));
     }
 
     #[test]

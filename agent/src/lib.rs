@@ -22,6 +22,7 @@ mod agent;
 mod apply;
 mod choose;
 mod config;
+mod enter;
 mod epoch;
 mod experiment;
 mod generations;

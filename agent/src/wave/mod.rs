@@ -18,6 +18,7 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::apply::Why;
 use crate::progress::{Report, Steps};
 use crate::{act, apply, teardown};
 pub use link::{Alone, ToMembers};
@@ -105,15 +106,10 @@ impl Work {
                 Vec::new(),
             );
         };
-        let generation = job.op.generation;
-        if !apply.dry_run
-            && let Err(error) = self.agent.generations().admit(&spec.experiment, generation)
-        {
-            return LocalEnd::failed(error.to_string(), Vec::new());
-        }
+        let why = if apply.dry_run { Why::DryRun } else { Why::Wanted(job.op.generation) };
         let (report, steps) = Report::new();
         let applying = async {
-            let last = apply::apply(&self.agent, &spec, apply.dry_run, &report).await;
+            let last = apply::apply(&self.agent, &spec, why, &report).await;
             // The reader ends with it.
             drop(report);
             last
@@ -123,24 +119,15 @@ impl Work {
             (Some(last), _) => end_of(last),
             (None, refused) => LocalEnd::failed(refused.unwrap_or_default(), Vec::new()),
         };
-        if !apply.dry_run
-            && end.outcome == Outcome::Ok
-            && let Err(error) = self.agent.generations().whole(&spec.experiment, generation)
-        {
-            tracing::warn!(experiment = spec.experiment, %error, "that a generation is whole could not be noted");
-        }
         self.agent.tell_held();
         end
     }
 
     async fn remove(&self, request: RemoveRequest, job: &Job, sink: &Sink) -> LocalEnd {
         let RemoveRequest { experiment, .. } = request;
-        if let Err(error) = self.agent.generations().admit(&experiment, job.op.generation) {
-            return LocalEnd::failed(error.to_string(), Vec::new());
-        }
         let (report, steps) = Report::new();
         let removing = async {
-            let last = teardown::remove(&self.agent, &experiment, &report).await;
+            let last = teardown::remove(&self.agent, &experiment, job.op.generation, &report).await;
             drop(report);
             last
         };
@@ -148,11 +135,6 @@ impl Work {
         let Some(last) = last else { return LocalEnd::failed(refused.unwrap_or_default(), Vec::new()) };
         let well = |fold: &&OutcomeFold| matches!(fold.outcome(), Outcome::Ok | Outcome::AlreadySo);
         let problem = last.folds.iter().find(|fold| !well(fold)).map(|fold| fold.reason.clone());
-        if problem.is_none()
-            && let Err(error) = self.agent.generations().removed(&experiment)
-        {
-            tracing::warn!(experiment, %error, "that an experiment is gone could not be noted");
-        }
         self.agent.tell_held();
         match problem {
             Some(problem) => LocalEnd::failed(problem, last.folds),
@@ -163,6 +145,9 @@ impl Work {
     async fn act(&self, request: ActRequest, job: &Job, sink: &Sink) -> LocalEnd {
         let action = request.action();
         let ActRequest { experiment, ranges, force, name, .. } = request;
+        if let Err(error) = self.agent.generations().check(&experiment, job.op.generation) {
+            return LocalEnd::failed(error.to_string(), Vec::new());
+        }
         let Some(experiment) = self.agent.experiment(&experiment) else {
             return LocalEnd::failed("nothing of the experiment is here", Vec::new());
         };

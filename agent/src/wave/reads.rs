@@ -12,7 +12,7 @@ use crate::agent::Agent;
 use crate::slot::Slot;
 use crate::{merging, prove as probes};
 
-/// VMs in one message of a listing.
+/// VMs or routers in one message of a listing.
 const LISTED: usize = 500;
 
 /// What is here of experiments, piece by piece as the way up takes them: a million VMs are never in memory at once.
@@ -22,9 +22,12 @@ pub async fn list(agent: &Agent, request: &ListRequest, sink: &Sink) -> LocalEnd
     let wanted = |name: &str| request.experiment.is_empty() || name == request.experiment;
     for experiment in agent.experiments().into_iter().filter(|experiment| wanted(experiment.name())) {
         let slots = experiment.slots();
-        let routers = if request.summary { Vec::new() } else { experiment.routers() };
-        let head = ListChunk { experiments: vec![experiment.status()], routers, vms: Vec::new() };
+        let head = ListChunk { experiments: vec![experiment.status()], ..ListChunk::default() };
         sink.reply(reply::Reply::List(head)).await;
+        let routers = if request.summary { Vec::new() } else { experiment.routers() };
+        for piece in routers.chunks(LISTED) {
+            sink.reply(reply::Reply::List(ListChunk { routers: piece.to_vec(), ..ListChunk::default() })).await;
+        }
         let asked = |slot: &&Arc<Slot>| !request.summary && (only == VmState::Unspecified || slot.state() == only);
         let all: Vec<_> = slots.iter().filter(asked).collect();
         for piece in all.chunks(LISTED) {
