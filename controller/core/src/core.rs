@@ -158,6 +158,7 @@ impl Core {
             if restarted {
                 experiment.tries.remove(&id);
             }
+            let mut confirmed = false;
             if let Some(held) = holds.iter().find(|held| held.experiment == *name) {
                 // Something of it is there that nobody remembers having sent: it is told to remove it, or gets its part
                 // anew.
@@ -168,15 +169,20 @@ impl Core {
                 let found_again = standing.confirmed > 0 && standing.confirmed == held.generation;
                 if found_again && standing.incarnation != incarnation {
                     standing.incarnation = incarnation;
+                    experiment.has_it_still(id);
+                    confirmed = true;
                 }
                 if is_new || found_again {
-                    self.dirty.insert(Dirty::standing(name, id));
+                    self.dirty.extend([Dirty::standing(name, id), Dirty::Tally(name.clone())]);
                 }
             }
             if moved && experiment.wants(id) {
                 experiment.replace_at = Some(self.now);
             }
             self.look_at(name, id, self.settings.gather_ms);
+            if confirmed {
+                self.look_at_leaving(name);
+            }
         }
         let strangers = holds.iter().map(|held| &held.experiment).filter(|name| !self.experiments.contains_key(*name));
         for stranger in strangers.cloned().collect::<Vec<_>>() {

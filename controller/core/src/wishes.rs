@@ -241,7 +241,8 @@ impl Core {
                 }
             }
         }
-        leaving.retain(|id, _| before.standing.contains_key(id) && !experiment.places.contains_key(id));
+        // Also of hosts that stay: until one has confirmed the new generation it may have what it had, and then leave.
+        leaving.retain(|id, _| before.standing.contains_key(id));
         experiment.record.leaving = leaving.into_values().collect();
         experiment.standing = before.standing;
         experiment.tally = before.tally;
