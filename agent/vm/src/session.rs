@@ -31,6 +31,20 @@ impl Session {
         Session { leader }
     }
 
+    /// Kills those of its processes that are seen in one look at /proc, without waiting.
+    pub fn kill(self) {
+        let seen = self.is_there().then(|| procs::session_members(self.leader.pid)).unwrap_or_default();
+        for member in seen.into_iter().filter_map(|pid| procs::pidfd_open(pid).ok()) {
+            let _ = pidfd_kill(&member);
+        }
+    }
+
+    /// A session's number is not given to a new process while it has members. So where the number belongs to another
+    /// process now, the session is gone.
+    fn is_there(self) -> bool {
+        Stat::read(self.leader.pid).map_or(true, |stat| stat.start == self.leader.start)
+    }
+
     /// Kills all of its processes, by looking for them until there are none. Nothing is left of it then but what made a
     /// session of its own.
     ///
@@ -40,9 +54,7 @@ impl Session {
         let leader = self.leader;
         let ending = async {
             loop {
-                // A session's number is not given to a new process while it has members. So where the number belongs to
-                // another process now, the session is gone.
-                if Stat::read(leader.pid).is_ok_and(|stat| stat.start != leader.start) {
+                if !self.is_there() {
                     return;
                 }
                 let found = tokio::task::spawn_blocking(move || procs::session_members(leader.pid)).await;
