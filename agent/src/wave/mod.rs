@@ -6,6 +6,7 @@
 //! | info, list, prove, ksm, snapshots, a dry run | data, as replies |
 //! | exec | on the host or in guests ([`exec`]) |
 
+mod exec;
 mod link;
 mod reads;
 
@@ -91,7 +92,7 @@ impl Local for Work {
             Some(task::Task::Prove(request)) => reads::prove(agent, request, &sink).await,
             Some(task::Task::Ksm(request)) => reads::ksm(agent, request, &sink).await,
             Some(task::Task::Snapshots(request)) => reads::snapshots(agent, request, &sink).await,
-            Some(task::Task::Exec(_)) => LocalEnd::failed("this agent runs no commands", Vec::new()),
+            Some(task::Task::Exec(task)) => exec::run(agent, task, &job, &sink).await,
             None => LocalEnd::failed("the wave has no task that this agent knows; update it", Vec::new()),
         }
     }
