@@ -12,7 +12,7 @@ use support::*;
 use tokio::time::{Duration, Instant};
 
 fn shell(script: &str) -> ExecTask {
-    ExecTask { argv: ["sh", "-c", script].map(String::from).to_vec(), ..ExecTask::default() }
+    ExecTask { argv: ["bash", "-c", script].map(String::from).to_vec(), ..ExecTask::default() }
 }
 
 /// What a command said, all pieces together, and its last answer.

@@ -1,17 +1,23 @@
 //! A real agent behind its local socket, and a root that sends it waves.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fleet_agent::{Agent, AgentConfig, router};
+use fleet_images::{Builder, ImageStore, Recipe};
 use fleet_proto::v1::{
     ApplyTask, HostInfo, HostPlacement, InfoRequest, Member, OpHeader, Outcome, Range, RemoveRequest, Reply, Spec,
     Task, WaveEnd, reply, task,
 };
+use fleet_tests::{Traces, until};
 use fleet_tree::grpc::{GrpcLink, Plain};
 use fleet_tree::{Call, ClockWatch, Config, Event, Members, Root, RootWave, hash_of};
 use netlang::{Lock, Source};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use prost::Message;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -28,11 +34,43 @@ pub const HOST: &str = "h1";
 /// A place for an agent, which can be started anew in it.
 pub struct Place {
     dir: tempfile::TempDir,
+    /// `None`: it has none.
+    images: Option<PathBuf>,
 }
 
 impl Place {
     pub fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("fleet-agent-").tempdir_in("/dev/shm").unwrap() }
+        Self::with(None)
+    }
+
+    fn with(images: Option<PathBuf>) -> Self {
+        Self { dir: tempfile::Builder::new().prefix("fleet-agent-").tempdir_in("/dev/shm").unwrap(), images }
+    }
+
+    /// With the image `tiny`, which is built once for a target directory.
+    pub fn with_images() -> Self {
+        // target/<profile>/deps/<test>
+        let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+        let init = std::env::var_os("FLEET_INIT")
+            .map_or_else(|| target.join("x86_64-unknown-linux-gnu/guest/fleet-init"), PathBuf::from);
+        assert!(init.exists(), "no guest init at {}: run `make build`, or set FLEET_INIT", init.display());
+        let lock = std::fs::File::create(target.join("fleet-test-image.lock")).unwrap();
+        lock.lock().unwrap(); // test programs run side by side
+        let images = target.join("fleet-test-images");
+        let store = ImageStore::open(images.clone()).unwrap();
+        let cache = target.join("fleet-test-cache");
+        Builder::new(&store, cache, init).build(&Recipe::load("tiny").unwrap(), &mut |_| {}).unwrap();
+        Self::with(Some(images))
+    }
+
+    /// Letters and digits, and another in each test.
+    fn instance(&self) -> String {
+        self.dir.path().file_name().unwrap().to_string_lossy().replace('-', "")
+    }
+
+    /// What of it the kernel shows, beside files.
+    fn traces(&self) -> Traces {
+        Traces { run_files: Vec::new(), ..Traces::of(self.dir.path(), &self.instance()) }
     }
 
     fn config(&self) -> AgentConfig {
@@ -43,12 +81,11 @@ impl Place {
         };
         AgentConfig {
             host: HOST.into(),
-            // Letters and digits, and another in each test.
-            instance: self.dir.path().file_name().unwrap().to_string_lossy().replace('-', "").to_lowercase(),
+            instance: self.instance(),
             run_dir: dir("run"),
             ram_dir: dir("ram"),
             state_dir: dir("state"),
-            image_store: dir("images"),
+            image_store: self.images.clone().unwrap_or_else(|| dir("images")),
             netns_dir: dir("netns"),
             vxlan_port: fleet_agent::VXLAN_PORT,
             hypervisor: None,
@@ -71,6 +108,24 @@ impl Place {
         let root = Root::new(Arc::new(link), Config::default(), ClockWatch::start());
         let member = Member { name: HOST.into(), address: format!("unix:{}", socket.display()), rack: String::new() };
         Served { agent, server, stop, root, members: Members::new(vec![member]).unwrap() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return until("an end that leaves nothing", || self.traces().is_none());
+        }
+        // The last resort of a test that failed.
+        for (pid, _) in self.traces().processes {
+            let _ = kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL);
+        }
+        for mount in self.traces().mounts {
+            let _ = mount.split(' ').nth(4).map(|path| umount2(path, MntFlags::MNT_DETACH));
+        }
+        for cgroup in self.traces().cgroups.iter().rev() {
+            drop(std::fs::remove_dir(cgroup));
+        }
     }
 }
 
@@ -179,7 +234,7 @@ pub fn spec(experiment: &str, here: u32) -> Spec {
     let range = |first, count| Range { group: "web".into(), first, count };
     let place = |host: &str, range| HostPlacement {
         host: host.into(),
-        underlay: "192.0.2.1".into(),
+        underlay: if host == HOST { "127.0.0.1" } else { "192.0.2.1" }.into(),
         ranges: vec![range],
         routers: Vec::new(),
     };

@@ -1,8 +1,8 @@
 //! A command on the host itself: a process that leads a session of its own, so that all of it can be killed.
 //!
 //! It runs as the agent does, in `/`, with the agent's environment. It has ended when its first process has: what that
-//! left in the background on purpose goes on, as after a remote login. Before that, dropping it kills its group at once
-//! and its session soon; only a process that made a session of its own escapes.
+//! left in the background on purpose goes on, as after a remote login. Dropping it before that kills its session; only a
+//! process that made a session of its own escapes.
 
 use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
@@ -88,8 +88,11 @@ impl Drop for HostCommand {
     fn drop(&mut self) {
         self.kill_group();
         let session = self.session.filter(|_| self.exited.is_none());
-        if let (Some(session), Ok(runtime)) = (session, tokio::runtime::Handle::try_current()) {
-            // Has a deadline of its own.
+        let Some(session) = session else { return };
+        // Now, as the agent may be about to end.
+        session.kill();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // What was being made meanwhile. Has a deadline of its own.
             runtime.spawn(end(session));
         }
     }
