@@ -268,8 +268,12 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
         }
         Err(error) => {
             let reason = format!("the network could not be made: {error}");
-            for slot in keep.iter().chain(&start) {
+            tracing::error!(experiment = experiment.name(), reason, "an experiment cannot be brought up");
+            for slot in &keep {
                 report.ended(slot.name(), Ended::Failed { reason: reason.clone(), retryable: true }, counts).await;
+            }
+            for slot in &start {
+                report.ended(slot.name(), slot.without_network(around, &reason), counts).await;
             }
         }
     }

@@ -188,7 +188,10 @@ where
     let result = runtime.block_on(async { daemon().await });
     // What still runs on a thread of its own is given up: everything that matters has been waited for.
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
-    local::remove_empty(config);
+    // Another daemon's folders may be empty just now.
+    if !matches!(result, Err(DaemonError::Held(_))) {
+        local::remove_empty(config);
+    }
     drop(lock);
     result
 }
