@@ -126,12 +126,17 @@ impl Lab {
         eventually(&format!("{name} to be {state}"), || Some(self.listed(name)).filter(|host| host["state"] == state))
     }
 
-    /// Waits until all hosts are ready, the controller's own among them.
+    /// Waits until all hosts are ready and know what they can run, the controller's own among them.
     ///
     /// # Panics
     /// When one does not become so.
     pub fn until_ready(&self) {
-        until("all hosts to be ready", || self.in_state("ready").len() == self.hosts.len() + 1);
+        until("all hosts to be ready", || {
+            let hosts = self.head.json(&["host", "ls"]);
+            let hosts = hosts["hosts"].as_array().unwrap();
+            let probed = |host: &&Value| host["hypervisors"].as_array().is_some_and(|kinds| !kinds.is_empty());
+            hosts.iter().filter(|host| host["state"] == "ready").filter(probed).count() == self.hosts.len() + 1
+        });
     }
 
     /// Kills a host's agent (SIGKILL); its VMs go on.

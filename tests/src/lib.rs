@@ -27,4 +27,4 @@ pub use process::{alive, kill, signal, stat};
 pub use pty::Pty;
 pub use traces::{Traces, links};
 pub use vm::Vm;
-pub use wait::{eventually, until};
+pub use wait::{eventually, until, within};
