@@ -95,7 +95,7 @@ pub fn section(hosts: usize, runs: usize) -> Result<String> {
     let direct: Vec<Took> = (0..runs).map(|_| directly(hosts)).collect::<Result<_>>()?;
     row("children, directly", &direct, "the floor: a child for each host, all at once")?;
     let agents = Agents::start(hosts, |_| Runs);
-    for k in [0, recommended_k(hosts)] {
+    for k in [0, recommended_k(hosts).max(16)] {
         let name = format!("fleet, k = {}", branches(k));
         row(&name, &waves(&agents, k, runs)?, "a wave over mutual TLS to agents that run; equal answers folded")?;
     }
