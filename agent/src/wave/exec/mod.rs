@@ -164,9 +164,12 @@ async fn in_guest(
     sink: &Sink,
 ) -> Result<(), String> {
     let mut telling = Telling::new(name);
-    let ended = match GuestCommand::start(slot.as_deref(), task).await {
-        Ok(mut command) => attend(&mut command, &mut telling, limit, sink).await,
-        Err(reason) => Ended::Failed(reason),
+    // A guest that does not answer takes its command's time as well.
+    let until = limit.until(Instant::now());
+    let ended = match tokio::time::timeout_at(until, GuestCommand::start(slot.as_deref(), task)).await {
+        Ok(Ok(mut command)) => attend(&mut command, &mut telling, limit, sink).await,
+        Ok(Err(reason)) => Ended::Failed(reason),
+        Err(_) => Ended::TimedOut(limit.own.unwrap_or_default()),
     };
     last(telling, ended, sink).await
 }
