@@ -89,7 +89,7 @@ async fn serve(node: Node, index: usize, dir: &Path) -> String {
 
 fn call(agents: &Agents, op: &str, task: fleet_proto::v1::task::Task) -> Call {
     agents.call(Call {
-        op: fleet_proto::v1::OpHeader { op_id: op.to_owned(), epoch: 1 },
+        op: fleet_proto::v1::OpHeader { op_id: op.to_owned(), epoch: 1, generation: 0 },
         members: agents.members.clone(),
         k: recommended_k(1),
         dead: Vec::new(),

@@ -123,7 +123,7 @@ impl Fleet {
 
     pub fn call(&self, op: &str, task: task::Task) -> Call {
         Call {
-            op: OpHeader { op_id: op.to_owned(), epoch: 1 },
+            op: OpHeader { op_id: op.to_owned(), epoch: 1, generation: 0 },
             members: self.members.clone(),
             k: recommended_k(self.members.len()),
             dead: Vec::new(),
