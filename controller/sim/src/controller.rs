@@ -68,6 +68,7 @@ impl Controller {
         let (look, looks) = mpsc::channel(1);
         fleet.state().inbox = Some(sender);
         let (stop, fuse) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        fleet.state().controller = stop.clone();
         let root = Root::new(fleet.net.link(ROOT), fleet.config.clone(), Arc::clone(&fleet.clock));
         let driver = Driver {
             fleet: Arc::clone(fleet),
@@ -77,29 +78,29 @@ impl Controller {
             abandoned: std::collections::BTreeMap::new(),
             fuse: Arc::clone(&fuse),
         };
-        let stopped = stop.clone();
+        let (stopped, net, ending) = (stop.clone(), fleet.net.clone(), Arc::clone(fleet));
         let task = tokio::spawn(async move {
             tokio::select! {
                 biased;
                 () = stopped.cancelled() => {}
                 () = driver.drive(output, inbox, looks) => {}
             }
+            ending.state().inbox = None;
+            net.kill(ROOT);
             root.stop().await;
+            ending.note("controller dead");
         });
         fleet.note(("controller", epoch));
         Ok(Controller { task, stop, fuse, look })
     }
 
     /// Kills it: all that it was doing is broken off.
-    pub async fn kill(&mut self, fleet: &Fleet) {
-        fleet.state().inbox = None;
+    pub async fn kill(&mut self) {
         self.stop.cancel();
-        fleet.net.kill(ROOT);
         // It ends at its next await; one that is dead already has been waited for.
         if !self.task.is_finished() {
             drop((&mut self.task).await);
         }
-        fleet.note("controller killed");
     }
 
     /// Whether it died by itself.
@@ -144,11 +145,22 @@ impl Driver {
                 },
                 () = tokio::time::sleep_until(wake.unwrap_or(far)) => Input::Tick,
             };
+            if self.is_stranger(&input) {
+                continue;
+            }
             let output = self.core.handle(self.fleet.now(), input);
             if self.act(output).is_err() {
                 return;
             }
         }
+    }
+
+    /// A host that was removed, and that the core has forgotten: its certificate is not taken any more.
+    fn is_stranger(&self, input: &Input) -> bool {
+        let Input::Seen { facts, .. } = input else { return false };
+        let number = crate::fleet::number(&facts.name);
+        let removed = number.and_then(|host| self.fleet.state().hosts.get(host).map(|host| host.removed));
+        removed == Some(true) && self.core.host(&facts.name).is_none()
     }
 
     /// Stores, then acts; an error is its death between the two.
@@ -163,8 +175,6 @@ impl Driver {
             }
         }
         if !output.actions.is_empty() && self.fuse.load(Ordering::Relaxed) {
-            self.fleet.state().inbox = None;
-            self.fleet.net.kill(ROOT);
             return Err(());
         }
         for action in output.actions {
@@ -232,10 +242,8 @@ impl Driver {
                 self.fleet.violated(format!("{op_id} has {} targets and counts {sum}", summary.targets));
             }
         }
-        self.fleet.note(("answer", op_id, format!("{answer:?}").len()));
-        if let Some(answered) = self.fleet.state().operations.get_mut(op_id) {
-            *answered = true;
-        }
+        self.fleet.note(("answer", op_id, format!("{answer:?}")));
+        self.fleet.state().users.answered(op_id, answer);
     }
 
     fn seen(&self, nothing_waits: bool) -> Look {

@@ -1,38 +1,39 @@
-//! The hosts: what lives on after what, which VMs run where, and what a wave does to them.
+//! The hosts: what outlives their agents, how these die and come back, and what the controller hears of that.
 //!
 //! A host's VMs, its operation log and what it has seen outlive its agent. Its agent is a [`Node`] of the tree; it dies,
-//! starts again with another incarnation, falls silent and comes back. Whatever stops a VM is judged here, at once: was
-//! that asked for?
+//! starts again with another incarnation, falls silent, is cut off from others or from the controller, and comes back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use fleet_core::{HostFacts, Input};
-use fleet_proto::v1::{Outcome, OutcomeFold, Range, Spec, task};
+use fleet_proto::v1::Range;
 use fleet_tree::memory::Net;
-use fleet_tree::{ClockWatch, Config, Hash, Job, Local, LocalEnd, MemoryLog, Node, Parts, Sink};
-use prost::Message;
+use fleet_tree::{ClockWatch, Config, Hash, MemoryLog, Node, Parts};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::log::Log;
+use crate::network::ROOT;
+use crate::users::Users;
+use crate::work::{Placed, Work};
 
 /// Memory of a VM, in bytes.
 pub const VM_MEMORY: u64 = 16 << 20;
-/// How long a host takes to act at all, and for each VM that it starts.
-const ACT: Duration = Duration::from_millis(150);
-const START: Duration = Duration::from_millis(4);
 /// After how long a controller knows that a host does not answer: its keepalive.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Hosts of a rack.
-const RACK: usize = 40;
+pub const RACK: usize = 40;
 
 /// VMs of one experiment on one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Ranges that run.
     pub ranges: Vec<Range>,
+    /// The question of a user that they answer.
+    pub asked: u64,
 }
 
 /// What outlives an agent, and whether it lives.
@@ -44,26 +45,27 @@ pub struct Host {
     pub alive: bool,
     /// Nobody reaches it.
     pub silent: bool,
-    /// A user drained or removed it.
-    pub left: bool,
+    /// It and the controller do not reach one another.
+    pub cut: bool,
+    /// A user has drained or removed it at some time: VMs move off it.
+    pub left_once: bool,
     /// A user removed it.
     pub removed: bool,
     /// What runs on it, by experiment.
     pub holds: BTreeMap<String, Held>,
     /// Newest generation that it acted on, by experiment.
-    seen: BTreeMap<String, u64>,
-    /// Operations that it finished.
-    finished: BTreeSet<String>,
-    epoch: u64,
+    pub seen: BTreeMap<String, u64>,
+    /// Operations that it finished, and in which life of its agent.
+    pub finished: BTreeMap<String, u64>,
+    /// Newest epoch that it has seen.
+    pub epoch: u64,
 }
 
-/// What users want.
-#[derive(Debug, Default)]
-pub struct Wish {
-    /// VMs wanted now; none when it is taken down.
-    pub vms: Option<u32>,
-    /// The fewest that were ever wanted: a VM from here on may have been stopped on request.
-    pub fewest: u32,
+impl Host {
+    /// The controller and its agent can talk.
+    pub fn in_reach(&self) -> bool {
+        self.alive && !self.silent && !self.cut
+    }
 }
 
 /// What changes.
@@ -71,25 +73,28 @@ pub struct Wish {
 pub struct State {
     /// Hosts by number.
     pub hosts: Vec<Host>,
-    /// Experiments that were ever asked for.
-    pub wishes: BTreeMap<String, Wish>,
+    /// What users asked for.
+    pub users: Users,
     /// To the controller that lives.
     pub inbox: Option<mpsc::Sender<Input>>,
-    /// Operations of users: whether they are answered.
-    pub operations: BTreeMap<String, bool>,
+    /// Kills the controller that lives.
+    pub controller: CancellationToken,
     /// What the controllers stored.
     pub store: BTreeMap<String, Vec<u8>>,
     /// What does not hold.
     pub violations: Vec<String>,
     /// The event log.
     pub log: Log,
-    /// Agents that were killed, and hosts that fell silent.
+    /// Agents that were killed.
     pub kills: u64,
+    /// Hosts that fell silent, or were cut off from the controller.
     pub silences: u64,
+    /// Networks that were cut in two.
+    pub partitions: u64,
     /// Waves that controllers sent.
     pub waves: u64,
     /// Placements of specs, by the hash of the spec: all hosts read the same.
-    specs: HashMap<Hash, Arc<HashMap<String, Vec<Range>>>>,
+    pub specs: HashMap<Hash, Arc<Placed>>,
 }
 
 /// All hosts.
@@ -149,24 +154,25 @@ impl Fleet {
     }
 
     /// Notes an event.
-    pub fn note(&self, event: impl std::hash::Hash) {
+    pub fn note(&self, event: impl std::hash::Hash + Debug) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.state().log.add(micros, event);
     }
 
     /// Starts the agent of a host.
     pub fn start(&self, host: usize) {
-        {
+        let incarnation = {
             let mut state = self.state();
             let Some(it) = state.hosts.get_mut(host) else { return };
             it.alive = true;
             it.incarnation += 1;
-        }
+            it.incarnation
+        };
         let (Some(me), Some(log)) = (self.me.upgrade(), self.logs.get(host)) else { return };
         let parts = Parts {
             name: name(host),
             link: self.net.link(&name(host)),
-            local: Arc::new(Work { host, fleet: Arc::downgrade(&me) }),
+            local: Arc::new(Work { host, incarnation, fleet: Arc::downgrade(&me) }),
             log: log.clone(),
             config: self.config.clone(),
             clock: Arc::clone(&self.clock),
@@ -189,39 +195,58 @@ impl Fleet {
         self.is_missed(host);
     }
 
-    /// Kills the agent at an address in a moment: not in the middle of what calls this.
+    /// Kills whoever is at an address in a moment: not in the middle of what calls this.
     pub fn dies_soon(&self, address: &str) {
-        let (Some(me), Some(host)) = (self.me.upgrade(), number(address)) else { return };
-        tokio::spawn(async move { me.kill(host) });
+        let Some(me) = self.me.upgrade() else { return };
+        let host = number(address);
+        tokio::spawn(async move {
+            match host {
+                Some(host) => me.kill(host),
+                None => me.state().controller.cancel(),
+            }
+        });
     }
 
-    /// Makes a host unreachable; all of it goes on.
-    pub fn silence(&self, host: usize) {
+    /// Makes a host unreachable, for all or only for the controller; all of it goes on.
+    pub fn silence(&self, host: usize, only_controller: bool) {
         {
             let mut state = self.state();
-            let Some(it) = state.hosts.get_mut(host).filter(|host| !host.silent) else { return };
-            it.silent = true;
+            let Some(it) = state.hosts.get_mut(host).filter(|host| !host.silent && !host.cut) else { return };
+            (it.silent, it.cut) = (!only_controller, only_controller);
             state.silences += 1;
         }
-        self.net.silence(&name(host));
-        self.note(("silence", host));
+        if only_controller {
+            self.net.cut(ROOT, &name(host));
+        } else {
+            self.net.silence(&name(host));
+        }
+        self.note(("silence", host, only_controller));
         self.is_missed(host);
     }
 
-    /// Makes a host reachable, with an agent that runs.
+    /// Cuts the network in two between some hosts and others; the controller reaches both sides.
+    pub fn partition(&self, one: &[usize], other: &[usize]) {
+        for a in one {
+            other.iter().filter(|b| *b != a).for_each(|b| self.net.cut(&name(*a), &name(*b)));
+        }
+        self.state().partitions += 1;
+        self.note(("partition", one, other));
+    }
+
+    /// Makes a host reachable for everybody, with an agent that runs.
     pub fn heal(&self, host: usize) {
-        let (silent, alive) = {
+        let (away, alive) = {
             let mut state = self.state();
             let Some(it) = state.hosts.get_mut(host) else { return };
-            (std::mem::take(&mut it.silent), it.alive)
+            (std::mem::take(&mut it.silent) | std::mem::take(&mut it.cut), it.alive)
         };
-        if silent {
-            self.net.heal(&name(host));
+        self.net.heal(&name(host));
+        if away {
             self.note(("heal", host));
         }
         if !alive {
             self.start(host);
-        } else if silent {
+        } else if away {
             self.says_hello(host);
         }
     }
@@ -234,7 +259,7 @@ impl Fleet {
             tokio::time::sleep(Duration::from_micros(500 + 37 * (host as u64 % 1000))).await;
             let (input, inbox) = {
                 let state = me.state();
-                let Some(it) = state.hosts.get(host).filter(|it| it.alive && !it.silent) else { return };
+                let Some(it) = state.hosts.get(host).filter(|it| it.in_reach()) else { return };
                 let facts = HostFacts {
                     name: name(host),
                     address: name(host),
@@ -260,7 +285,7 @@ impl Fleet {
             tokio::time::sleep(KEEPALIVE).await;
             let inbox = {
                 let state = me.state();
-                let gone = state.hosts.get(host).is_some_and(|it| !it.alive || it.silent);
+                let gone = state.hosts.get(host).is_some_and(|it| !it.in_reach());
                 state.inbox.clone().filter(|_| gone)
             };
             if let Some(inbox) = inbox {
@@ -273,164 +298,5 @@ impl Fleet {
     pub fn violated(&self, what: String) {
         self.note(("violation", &what));
         self.state().violations.push(format!("at {} ms: {what}", self.now()));
-    }
-}
-
-/// A host's part of waves.
-struct Work {
-    host: usize,
-    fleet: std::sync::Weak<Fleet>,
-}
-
-/// What an operation makes of a host.
-struct Change {
-    experiment: String,
-    generation: u64,
-    after: Vec<Range>,
-    removes: bool,
-    starts: u32,
-}
-
-#[async_trait]
-impl Local for Work {
-    fn admit_epoch(&self, epoch: u64) -> Result<(), String> {
-        let Some(fleet) = self.fleet.upgrade() else { return Ok(()) };
-        let mut state = fleet.state();
-        let Some(it) = state.hosts.get_mut(self.host) else { return Ok(()) };
-        if epoch < it.epoch {
-            return Err(format!("epoch {epoch} is over, {} was seen", it.epoch));
-        }
-        it.epoch = epoch;
-        Ok(())
-    }
-
-    async fn run(&self, job: Job, _: Sink) -> LocalEnd {
-        let Some(fleet) = self.fleet.upgrade() else { return LocalEnd::failed("the run is over", Vec::new()) };
-        let change = match self.begin(&fleet, &job) {
-            Ok(change) => change,
-            Err(end) => return end,
-        };
-        tokio::time::sleep(ACT + START * change.starts).await;
-        self.finish(&fleet, &job.op.op_id, change)
-    }
-}
-
-impl Work {
-    fn begin(&self, fleet: &Fleet, job: &Job) -> Result<Change, LocalEnd> {
-        let failed = |reason: &str| Err(LocalEnd::failed(reason, Vec::new()));
-        let mut state = fleet.state();
-        let generation = job.op.generation;
-        let (experiment, after, removes) = match &job.task.task {
-            Some(task::Task::Apply(apply)) => {
-                let Ok(hash) = Hash::try_from(apply.spec.as_slice()) else { return failed("no hash of a spec") };
-                let Some(bytes) = job.content.get(&hash) else { return failed("no spec") };
-                if !state.specs.contains_key(&hash) {
-                    let Ok(spec) = Spec::decode(bytes.clone()) else { return failed("the spec does not decode") };
-                    let mut places: HashMap<String, Vec<Range>> = HashMap::new();
-                    places.insert(String::new(), vec![Range { group: spec.experiment, first: 0, count: 0 }]);
-                    places.extend(spec.hosts.into_iter().map(|place| (place.host, place.ranges)));
-                    state.specs.insert(hash, Arc::new(places));
-                }
-                let Some(places) = state.specs.get(&hash).cloned() else { return failed("no spec") };
-                let experiment = places.get("").and_then(|named| named.first()).map(|named| named.group.clone());
-                (experiment.unwrap_or_default(), places.get(&name(self.host)).cloned().unwrap_or_default(), false)
-            }
-            Some(task::Task::Remove(remove)) => (remove.experiment.clone(), Vec::new(), true),
-            _ => return failed("this host cannot do that"),
-        };
-        let Some(it) = state.hosts.get_mut(self.host) else { return failed("no host") };
-        if it.finished.contains(&job.op.op_id) {
-            let what = format!("{} did {} twice", name(self.host), job.op.op_id);
-            drop(state);
-            fleet.violated(what);
-            return failed("twice");
-        }
-        let newest = it.seen.entry(experiment.clone()).or_default();
-        if generation < *newest {
-            return failed("a newer operation was here first");
-        }
-        *newest = generation;
-        let running = it.holds.get(&experiment).map_or(0, |held| vms(&held.ranges));
-        let starts = vms(&after).saturating_sub(running);
-        Ok(Change { experiment, generation, after, removes, starts })
-    }
-
-    fn finish(&self, fleet: &Fleet, op_id: &str, change: Change) -> LocalEnd {
-        let Change { experiment, generation, after, removes, .. } = change;
-        let mut state = fleet.state();
-        let State { hosts, wishes, .. } = &mut *state;
-        let Some(it) = hosts.get_mut(self.host) else { return LocalEnd::failed("no host", Vec::new()) };
-        if it.seen.get(&experiment).is_some_and(|newest| *newest > generation) {
-            return LocalEnd::failed("a newer operation was here first", Vec::new());
-        }
-        let before = it.holds.remove(&experiment).unwrap_or_default();
-        let stopped = without(&before.ranges, &after);
-        let wish = wishes.get(&experiment);
-        let wrong = stopped.iter().find(|range| {
-            let end = range.first + range.count;
-            // Those that were once not wanted, and those of hosts that users have left, may stop.
-            !it.left && wish.is_some_and(|wish| range.first < wish.fewest && end > range.first)
-        });
-        let wrong = wrong.map(|range| {
-            format!("{op_id} stopped {experiment}.web[{}] on {}, and nobody asked for it", range.first, name(self.host))
-        });
-        if !removes {
-            it.holds.insert(experiment.clone(), Held { ranges: after.clone() });
-        }
-        it.finished.insert(op_id.to_owned());
-        drop(state);
-        if let Some(wrong) = wrong {
-            fleet.violated(wrong);
-        }
-        fleet.note(("done", self.host, op_id));
-        let ended = if removes { &before.ranges } else { &after };
-        let targets = ended.iter().map(|range| OutcomeFold {
-            outcome: Outcome::Ok.into(),
-            reason: String::new(),
-            count: range.count,
-            targets: format!("{}[{}-{}]", range.group, range.first, range.first + range.count - 1),
-        });
-        LocalEnd::ok(targets.collect())
-    }
-}
-
-/// How many VMs some ranges have.
-pub fn vms(ranges: &[Range]) -> u32 {
-    ranges.iter().map(|range| range.count).sum()
-}
-
-/// What is in `a` and not in `b`. Neither has a VM twice.
-fn without(a: &[Range], b: &[Range]) -> Vec<Range> {
-    let mut left = Vec::new();
-    for range in a {
-        let (mut from, end) = (range.first, range.first + range.count);
-        let mut same: Vec<&Range> = b.iter().filter(|other| other.group == range.group).collect();
-        same.sort_unstable_by_key(|other| other.first);
-        for other in same {
-            let (first, last) = (other.first.max(from), (other.first + other.count).min(end));
-            if first < last {
-                if from < first {
-                    left.push(Range { group: range.group.clone(), first: from, count: first - from });
-                }
-                from = last;
-            }
-        }
-        if from < end {
-            left.push(Range { group: range.group.clone(), first: from, count: end - from });
-        }
-    }
-    left
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_taken_from_ranges() {
-        let range = |first, count| Range { group: "web".into(), first, count };
-        assert_eq!(without(&[range(0, 10)], &[range(7, 2), range(2, 3)]), [range(0, 2), range(5, 2), range(9, 1)]);
-        assert_eq!(without(&[range(0, 10)], &[range(0, 20)]), []);
-        assert_eq!(vms(&[range(3, 4), range(0, 1)]), 5);
     }
 }

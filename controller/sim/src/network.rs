@@ -1,13 +1,14 @@
-//! Latency, and deaths between two messages.
+//! Latency, and deaths of what is told: a message may be the last thing that its receiver sees.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use fleet_tree::memory::{Hooks, Net, Sent};
 use tokio::time::Duration;
 
 use crate::fleet::Fleet;
+use crate::log::Fnv;
 
 /// Address of controllers.
 pub const ROOT: &str = "controller";
@@ -44,14 +45,14 @@ pub struct Rules {
 
 impl Hooks for Rules {
     fn latency(&self, from: &str, to: &str) -> Duration {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = Fnv::default();
         (from, to).hash(&mut hasher);
         // Below 512, so it fits.
         self.latency + self.latency * (hasher.finish() % 512) as u32 / 1024
     }
 
     fn sent(&self, _: &Net, sent: &Sent<'_>) {
-        if sent.to == ROOT || !self.fatal.strikes(sent.number) {
+        if !self.fatal.strikes(sent.number) {
             return;
         }
         let fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner).upgrade();

@@ -24,6 +24,19 @@ pub enum SimError {
     },
 }
 
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What happens now.
+    pub stage: &'static str,
+    /// Steps that are done.
+    pub step: u32,
+    /// Steps in all.
+    pub steps: u32,
+    /// Virtual time since the beginning, in ms.
+    pub virtual_ms: u64,
+}
+
 /// What a run did. Times without `wall` are virtual.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -33,14 +46,16 @@ pub struct Report {
     pub vms: u64,
     /// Seed.
     pub seed: u64,
-    /// Hash of the event log.
-    pub hash: String,
+    /// Digest of the event log.
+    pub digest: String,
     /// Events in the log.
     pub events: u64,
     /// Agents that were killed.
     pub kills: u64,
-    /// Hosts that fell silent.
+    /// Hosts that fell silent, or were cut off from the controller.
     pub silences: u64,
+    /// Networks that were cut in two.
+    pub partitions: u64,
     /// Controllers that were killed.
     pub controller_kills: u64,
     /// Waves that controllers sent.

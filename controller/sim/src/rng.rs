@@ -36,4 +36,10 @@ impl Rng {
         let limit = (share * 1e9) as u64;
         (0..hosts).filter(|_| self.below(1_000_000_000) < limit).collect()
     }
+
+    /// One of some values.
+    pub fn one<T: Copy>(&mut self, of: &[T], other: T) -> T {
+        let at = self.host(of.len());
+        of.get(at).copied().unwrap_or(other)
+    }
 }

@@ -4,267 +4,230 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 
 use fleet_core::Input;
-use fleet_proto::v1::Spec;
 use fleet_tree::memory::Net;
 use tokio::time::{Duration, sleep};
 
 use crate::check;
 use crate::controller::{Controller, Look};
-use crate::fleet::{Fleet, KEEPALIVE, VM_MEMORY, name};
+use crate::fleet::{Fleet, KEEPALIVE, RACK, VM_MEMORY};
 use crate::network::{Fatal, ROOT, Rules};
 use crate::params::Params;
-use crate::report::Report;
+use crate::report::{Progress, Report};
 use crate::rng::Rng;
+use crate::users::Ask;
 
 /// How long all may take once faults have stopped.
 const REST: Duration = Duration::from_secs(2 * 3600);
 /// Between two looks at whether it has come to rest.
 const GLANCE: Duration = Duration::from_millis(500);
+/// The most that passes after a step, in ms: less than a message takes, in the middle of waves, and until they have ended.
+const PAUSES: [u64; 4] = [2, 200, 2_000, 20_000];
 
-struct Play {
+/// A run that goes on.
+struct Play<'a> {
+    params: &'a Params,
+    tell: &'a mut dyn FnMut(Progress),
     fleet: Arc<Fleet>,
     controller: Controller,
     fatal: Fatal,
     rng: Rng,
-    seed: u64,
     epoch: u64,
-    operations: u64,
     controller_kills: u64,
-    steps: u32,
-    share: f64,
 }
 
 /// Plays a run.
 ///
 /// # Errors
 /// What does not hold, and when.
-pub async fn play(params: &Params) -> Result<Report, String> {
+pub async fn play(params: &Params, tell: &mut dyn FnMut(Progress)) -> Result<Report, String> {
     let hosts = params.hosts as usize;
     let fatal = Fatal::default();
     let back: Arc<Mutex<Weak<Fleet>>> = Arc::default();
     let rules = Rules { latency: params.latency, fatal: fatal.clone(), fleet: Arc::clone(&back) };
-    // A third more than all need, and room for the rounding of small fleets.
-    let a_host = u64::from(params.vms).div_ceil(u64::from(params.hosts)) * 4 / 3 + 4;
+    // Half as much again as all need, and room for the rounding of small fleets.
+    let a_host = u64::from(params.vms).div_ceil(u64::from(params.hosts)) * 3 / 2 + 4;
     let fleet = Fleet::new(Net::new(rules, KEEPALIVE), hosts, a_host * VM_MEMORY);
     if let Ok(mut back) = back.lock() {
         *back = Arc::downgrade(&fleet);
     }
     let controller = Controller::start(&fleet, 1, params.seed)?;
-    let mut play = Play {
-        fleet,
-        controller,
-        fatal,
-        rng: Rng::new(params.seed),
-        seed: params.seed,
-        epoch: 1,
-        operations: 0,
-        controller_kills: 0,
-        steps: params.steps,
-        share: params.fail,
-    };
+    let rng = Rng::new(params.seed);
+    let mut play = Play { params, tell, fleet, controller, fatal, rng, epoch: 1, controller_kills: 0 };
+    play.tell("hosts join", 0);
     (0..hosts).for_each(|host| play.fleet.start(host));
-    sleep(Duration::from_secs(1)).await;
-    let first_up_ms = play.first_up(params).await?;
-    for step in 0..play.steps {
+    sleep(Duration::from_secs(2)).await;
+    play.tell("first up", 0);
+    let first_up_ms = play.first_up().await?;
+    for step in 0..params.steps {
+        play.tell("faults", step);
         play.step(step).await.map_err(|what| format!("step {step}: {what}"))?;
     }
+    play.tell("rest", params.steps);
     let faults_end = play.fleet.now();
     play.rest().await?;
-    let total = play.fleet.net.total();
-    let own = play.fleet.net.counts(ROOT);
-    let vms = check::running(&play.fleet);
-    let now = play.fleet.now();
-    let state = play.fleet.state();
-    Ok(Report {
-        hosts: params.hosts,
-        vms,
-        seed: params.seed,
-        hash: format!("{:016x}", state.log.hash()),
-        events: state.log.events(),
-        kills: state.kills,
-        silences: state.silences,
-        controller_kills: play.controller_kills,
-        waves: state.waves,
-        operations: play.operations,
-        messages: total.messages,
-        bytes: total.bytes,
-        controller_messages: own.messages,
-        controller_bytes: own.bytes,
-        first_up_ms,
-        convergence_ms: now.saturating_sub(faults_end),
-        virtual_ms: now,
-        wall_ms: 0,
-    })
+    Ok(play.report(first_up_ms, faults_end))
 }
 
-impl Play {
+impl Play<'_> {
+    fn tell(&mut self, stage: &'static str, step: u32) {
+        let progress = Progress { stage, step, steps: self.params.steps, virtual_ms: self.fleet.now() };
+        (self.tell)(progress);
+    }
+
+    fn hosts(&self) -> usize {
+        self.params.hosts as usize
+    }
+
     /// Brings everything up while a share of the hosts dies of some message; gives the time to the first answer.
-    async fn first_up(&mut self, params: &Params) -> Result<u64, String> {
-        let hosts = params.hosts as usize;
-        let dying = self.rng.some(hosts, self.share).len() as u64;
+    async fn first_up(&mut self) -> Result<u64, String> {
+        let dying = self.rng.some(self.hosts(), self.params.fail).len();
         // A wave down and up is about four messages a host.
-        let sent = self.fleet.net.total().messages;
-        let span = hosts as u64 * 4;
-        let numbers: Vec<u64> = (0..dying).map(|_| sent + self.rng.below(span)).collect();
-        self.fatal.add(numbers);
-        let (small, begun) = (params.vms / 10, self.fleet.now());
-        let first = self.up("main", params.vms - 2 * small.max(1)).await;
-        self.up("left", small.max(1)).await;
-        self.up("right", small.max(1)).await;
-        for _ in 0..7200 {
-            if self.fleet.state().operations.get(&first).copied().unwrap_or(true) {
-                break;
-            }
-            sleep(GLANCE).await;
+        self.arm(dying, self.hosts() as u64 * 4);
+        let (small, begun) = (self.small(), self.fleet.now());
+        self.ask(Ask::Up("main".to_owned(), self.params.vms - 2 * small)).await?;
+        self.ask(Ask::Up("left".to_owned(), small)).await?;
+        self.ask(Ask::Up("right".to_owned(), small)).await?;
+        let until = begun + 3_600_000;
+        while self.fleet.now() < until && !self.fleet.state().users.is_answered(1) {
+            sleep(GLANCE / 10).await;
+            self.revive().await?;
         }
         let took = self.fleet.now() - begun;
-        self.fatal.clear();
         self.look().await?;
         Ok(took)
     }
 
+    /// VMs of a small experiment at first.
+    fn small(&self) -> u32 {
+        (self.params.vms / 10).max(1)
+    }
+
+    /// So many die of one of the next messages.
+    fn arm(&mut self, dying: usize, among: u64) {
+        let sent = self.fleet.net.total().messages;
+        let numbers: Vec<u64> = (0..dying).map(|_| sent + self.rng.below(among)).collect();
+        self.fatal.add(numbers);
+    }
+
     /// One fault, or one wish of a user, and a while.
     async fn step(&mut self, step: u32) -> Result<(), String> {
-        let hosts = self.fleet.state().hosts.len();
-        let share = self.share / f64::from(self.steps.max(1)) * 4.0;
-        match self.rng.below(12) {
-            0 | 1 => self.each(hosts, share, |fleet, host| fleet.kill(host)),
-            2 | 3 => self.each(hosts, share, |fleet, host| fleet.silence(host)),
-            4 => self.each(hosts, 0.5, |fleet, host| fleet.heal(host)),
+        let share = self.params.fail / f64::from(self.params.steps.max(1)) * 4.0;
+        match self.rng.below(14) {
+            0 => self.each(share, |fleet, host| fleet.kill(host)),
+            1 => self.each(share, |fleet, host| fleet.silence(host, false)),
+            2 => self.each(share, |fleet, host| fleet.silence(host, true)),
+            3 | 4 => self.each(0.5, |fleet, host| fleet.heal(host)),
             5 => {
-                let host = self.rng.host(hosts);
+                let host = self.rng.host(self.hosts());
                 self.fleet.kill(host);
                 self.fleet.start(host);
             }
-            6 => self.kill_controller().await?,
+            6 => self.controller.kill().await,
             7 => {
                 self.controller.fuse.store(true, Ordering::Relaxed);
-                self.resize(step).await;
+                self.resize(step).await?;
             }
-            8 | 9 => self.resize(step).await,
-            10 => {
-                let op_id = self.operation();
-                self.leave(1, false, op_id).await;
+            8 => self.partition(),
+            9 => {
+                let dying = self.rng.below(1 + self.hosts() as u64 / 10) as usize + 1;
+                self.arm(dying, 4 * self.hosts() as u64);
+                self.resize(step).await?;
             }
+            10 | 11 => self.resize(step).await?,
+            12 => self.leave().await?,
             _ => {
-                let op_id = self.operation();
-                self.leave(1, true, op_id).await;
+                let host = self.rng.host(self.hosts());
+                let left = self.fleet.state().hosts.get(host).is_some_and(|it| it.left_once && !it.removed);
+                if left {
+                    self.ask(Ask::Undrain(host)).await?;
+                }
             }
         }
-        sleep(Duration::from_millis(self.rng.below(20_000))).await;
-        if self.controller.is_dead() {
-            self.start_controller().await?;
-        }
+        let most = self.rng.one(&PAUSES, 0);
+        sleep(Duration::from_micros(self.rng.below(most * 1000))).await;
+        self.revive().await?;
         self.look().await.map(drop)
     }
 
-    fn each(&mut self, hosts: usize, share: f64, act: impl Fn(&Fleet, usize)) {
-        let mut chosen = self.rng.some(hosts, share);
+    fn each(&mut self, share: f64, act: impl Fn(&Fleet, usize)) {
+        let mut chosen = self.rng.some(self.hosts(), share);
         if chosen.is_empty() {
-            chosen.push(self.rng.host(hosts));
+            chosen.push(self.rng.host(self.hosts()));
         }
         chosen.into_iter().for_each(|host| act(&self.fleet, host));
     }
 
+    /// A few hosts and a few others do not reach one another, up to a rack each.
+    fn partition(&mut self) {
+        let most = (self.hosts() / 2).clamp(1, RACK);
+        let (one, other) = (self.rng.host(self.hosts()), self.rng.host(self.hosts()));
+        let count = self.rng.host(most) + 1;
+        let run = |first: usize| (first..self.hosts().min(first + count)).collect::<Vec<_>>();
+        self.fleet.partition(&run(one), &run(other));
+    }
+
     /// One of the small experiments grows, shrinks, goes or comes.
-    async fn resize(&mut self, step: u32) {
-        let experiment = if step.is_multiple_of(2) { "left" } else { "right" };
-        let now = self.fleet.state().wishes.get(experiment).and_then(|wish| wish.vms);
-        match (now, self.rng.below(4)) {
-            (Some(_), 0) => self.down(experiment).await,
-            (Some(vms), 1) => drop(self.up(experiment, (vms / 2).max(1)).await),
-            (Some(vms), _) => drop(self.up(experiment, vms + vms / 16 + 1).await),
-            (None, _) => drop(self.up(experiment, 5).await),
-        }
-    }
-
-    /// Users drain or remove hosts.
-    async fn leave(&mut self, count: usize, remove: bool, op_id: String) {
-        let chosen: Vec<usize> = {
-            let mut state = self.fleet.state();
-            let hosts = state.hosts.len();
-            // Small fleets have no host to spare.
-            if state.hosts.iter().filter(|host| !host.left).count() * 10 < hosts * 9 || hosts < 8 {
-                state.operations.remove(&op_id);
-                return;
-            }
-            let mut chosen = Vec::new();
-            for _ in 0..count {
-                let host = self.rng.host(hosts);
-                if let Some(it) = state.hosts.get_mut(host).filter(|it| !it.left) {
-                    (it.left, it.removed) = (true, remove);
-                    chosen.push(host);
-                }
-            }
-            chosen
+    async fn resize(&mut self, step: u32) -> Result<(), String> {
+        let experiment = if step.is_multiple_of(2) { "left" } else { "right" }.to_owned();
+        let now = self.fleet.state().users.wanted_of(&experiment);
+        let most = self.small() * 3 / 2 + 1;
+        let ask = match (now, self.rng.below(4)) {
+            (Some(_), 0) => Ask::Down(experiment),
+            (Some(vms), 1) => Ask::Up(experiment, (vms / 2).max(1)),
+            (Some(vms), _) => Ask::Up(experiment, (vms + vms / 16 + 1).min(most)),
+            (None, _) => Ask::Up(experiment, self.small()),
         };
-        self.fleet.note(("leave", remove, &chosen));
-        let hosts = chosen.into_iter().map(name).collect();
-        self.give(if remove { Input::Remove { op_id, hosts } } else { Input::Drain { op_id, hosts } }).await;
+        self.ask(ask).await
     }
 
-    async fn up(&mut self, experiment: &str, vms: u32) -> String {
-        let op_id = self.operation();
+    /// A user drains or removes a host; of ten at most one, and in small fleets none.
+    async fn leave(&mut self) -> Result<(), String> {
+        let (host, remove) = (self.rng.host(self.hosts()), self.rng.below(2) == 0);
         {
             let mut state = self.fleet.state();
-            let wish = state.wishes.entry(experiment.to_owned()).or_insert(crate::fleet::Wish { vms: None, fewest: vms });
-            wish.vms = Some(vms);
-            wish.fewest = wish.fewest.min(vms);
+            let left = state.hosts.iter().filter(|host| host.left_once).count();
+            let Some(it) = state.hosts.get_mut(host) else { return Ok(()) };
+            if it.removed || (left + 1) * 10 > self.params.hosts as usize {
+                return Ok(());
+            }
+            (it.left_once, it.removed) = (true, remove);
         }
-        self.fleet.note(("up", experiment, vms));
-        let mib = VM_MEMORY >> 20;
-        let spec = Spec {
-            experiment: experiment.to_owned(),
-            source_name: format!("{experiment}.fleet"),
-            source: format!("lan net = 10.0.0.0/8\nvm web[0..{vms}] {{ on net; mem {mib}MiB }}\n"),
-            ..Spec::default()
-        };
-        self.give(Input::Up { op_id: op_id.clone(), spec: Box::new(spec) }).await;
-        op_id
+        self.ask(if remove { Ask::Remove(host) } else { Ask::Drain(host) }).await
     }
 
-    async fn down(&mut self, experiment: &str) {
-        let op_id = self.operation();
-        if let Some(wish) = self.fleet.state().wishes.get_mut(experiment) {
-            (wish.vms, wish.fewest) = (None, 0);
-        }
-        self.fleet.note(("down", experiment));
-        self.give(Input::Down { op_id, experiment: experiment.to_owned() }).await;
+    /// A user asks the controller.
+    async fn ask(&mut self, ask: Ask) -> Result<(), String> {
+        self.revive().await?;
+        self.fleet.note(("ask", &ask));
+        let input = self.fleet.state().users.ask(ask);
+        self.give(input).await;
+        Ok(())
     }
 
-    fn operation(&mut self) -> String {
-        self.operations += 1;
-        let op_id = format!("op{}", self.operations);
-        self.fleet.state().operations.insert(op_id.clone(), false);
-        op_id
-    }
-
-    /// A user asks the controller, and asks again when it has died meanwhile.
-    async fn give(&mut self, input: Input) {
-        if self.controller.is_dead() && self.start_controller().await.is_err() {
-            return;
-        }
+    async fn give(&self, input: Input) {
         let inbox = self.fleet.state().inbox.clone();
         if let Some(inbox) = inbox {
             drop(inbox.send(input).await);
         }
     }
 
-    async fn kill_controller(&mut self) -> Result<(), String> {
-        self.controller.kill(&self.fleet).await;
-        self.start_controller().await
-    }
-
-    /// Starts a controller, some time after the last one died; all agents that live call it, the others are missed.
-    async fn start_controller(&mut self) -> Result<(), String> {
+    /// Starts a controller some time after the last one died; all agents that live call it, the others are missed, and
+    /// users who had no answer ask again.
+    async fn revive(&mut self) -> Result<(), String> {
+        if !self.controller.is_dead() {
+            return Ok(());
+        }
         sleep(Duration::from_millis(self.rng.below(3_000))).await;
         self.epoch += 1;
         self.controller_kills += 1;
-        self.controller = Controller::start(&self.fleet, self.epoch, self.seed)?;
-        let hosts = self.fleet.state().hosts.len();
-        for host in 0..hosts {
+        self.controller = Controller::start(&self.fleet, self.epoch, self.params.seed)?;
+        for host in 0..self.hosts() {
             self.fleet.says_hello(host);
             self.fleet.is_missed(host);
+        }
+        let asked = self.fleet.state().users.ask_again();
+        for input in asked {
+            self.give(input).await;
         }
         Ok(())
     }
@@ -277,14 +240,19 @@ impl Play {
 
     /// No more faults: all hosts come back, and all must come to be as it is wanted.
     async fn rest(&mut self) -> Result<(), String> {
+        self.fatal.clear();
         self.controller.fuse.store(false, Ordering::Relaxed);
-        if self.controller.is_dead() {
-            self.start_controller().await?;
-        }
-        let hosts = self.fleet.state().hosts.len();
-        (0..hosts).for_each(|host| self.fleet.heal(host));
+        // Whoever dies of the last message dies now.
+        sleep(Duration::from_millis(1)).await;
+        self.revive().await?;
+        (0..self.hosts()).for_each(|host| self.fleet.heal(host));
         let begun = self.fleet.now();
         sleep(KEEPALIVE * 2).await;
+        // What was refused for want of hosts finds them now.
+        let asked = self.fleet.state().users.ask_once_more();
+        for input in asked {
+            self.give(input).await;
+        }
         loop {
             let look = self.look().await?.ok_or("the controller died by itself")?;
             if look.idle {
@@ -294,6 +262,33 @@ impl Play {
                 return Err("the fleet does not come to rest".to_owned());
             }
             sleep(GLANCE).await;
+        }
+    }
+
+    fn report(&self, first_up_ms: u64, faults_end: u64) -> Report {
+        let (total, own) = (self.fleet.net.total(), self.fleet.net.counts(ROOT));
+        let (vms, now) = (check::running(&self.fleet), self.fleet.now());
+        let state = self.fleet.state();
+        Report {
+            hosts: self.params.hosts,
+            vms,
+            seed: self.params.seed,
+            digest: format!("{:016x}", state.log.digest()),
+            events: state.log.events(),
+            kills: state.kills,
+            silences: state.silences,
+            partitions: state.partitions,
+            controller_kills: self.controller_kills,
+            waves: state.waves,
+            operations: state.users.count(),
+            messages: total.messages,
+            bytes: total.bytes,
+            controller_messages: own.messages,
+            controller_bytes: own.bytes,
+            first_up_ms,
+            convergence_ms: now.saturating_sub(faults_end),
+            virtual_ms: now,
+            wall_ms: 0,
         }
     }
 }
