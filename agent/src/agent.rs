@@ -1,28 +1,27 @@
 //! The agent: its experiments, and what they draw on.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_images::ImageStore;
 use fleet_ksm::{KsmConfig, Regulator};
 use fleet_net::{NetConfig, Network};
-use fleet_proto::v1::{HostInfo, Progress};
+use fleet_proto::v1::{HeldExperiment, HostInfo};
 use fleet_vm::{HostConfig, SnapshotStore, VmHost};
 use thiserror::Error;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::AgentConfig;
 use crate::epoch::{Epoch, EpochError};
 use crate::experiment::{Experiment, Surroundings};
+use crate::generations::{GenerationError, Generations};
 use crate::hub::Hub;
 use crate::pace::Gate;
 use crate::probe::Probed;
+use crate::wave::Nodes;
 use crate::{merging, recover, sampling};
-
-/// Operations whose outcome is remembered, so that a repeated one gets the first answer.
-const REMEMBERED: usize = 1000;
 
 /// Why an agent does not start.
 #[derive(Debug, Error)]
@@ -42,16 +41,15 @@ pub enum AgentError {
     /// The highest epoch that it knew is not to be had.
     #[error(transparent)]
     Epoch(#[from] EpochError),
+    /// The generations that it acted on are not to be had.
+    #[error(transparent)]
+    Generations(#[from] GenerationError),
+    /// The log of operations is not to be had.
+    #[error(transparent)]
+    Log(#[from] fleet_tree::LogError),
     /// A name in the configuration means nothing.
     #[error("the configuration names the hypervisor `{0}`; fleet knows uml and qemu")]
     Hypervisor(String),
-}
-
-/// Outcomes of operations that ended here.
-#[derive(Default)]
-struct Outcomes {
-    by_id: HashMap<String, Progress>,
-    order: VecDeque<String>,
 }
 
 /// The daemon of one host. VMs are children of none of it: it ends, they go on, the next one finds them.
@@ -62,14 +60,19 @@ pub struct Agent {
     pub hub: Arc<Hub>,
     /// Guest images.
     pub images: ImageStore,
+    /// This life of the agent.
+    incarnation: String,
     gate: Arc<Gate>,
     snapshots: Arc<SnapshotStore>,
     vms: VmHost,
     ksm: OnceCell<Regulator>,
     probed: OnceCell<Probed>,
     experiments: Mutex<BTreeMap<String, Arc<Experiment>>>,
-    outcomes: Mutex<Outcomes>,
     epoch: Epoch,
+    generations: Generations,
+    nodes: Nodes,
+    /// Counts changes of what is held of experiments.
+    held: watch::Sender<u64>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -98,14 +101,17 @@ impl Agent {
         let agent = Arc::new(Self {
             hub: Arc::new(Hub::new(&config.host)),
             images: ImageStore::open(&config.image_store)?,
+            incarnation: uuid::Uuid::new_v4().to_string(),
             gate: Gate::adaptive(),
             snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"), config.snapshot_quota)),
             vms,
             ksm: OnceCell::new(),
             probed: OnceCell::new(),
             experiments: Mutex::default(),
-            outcomes: Mutex::default(),
             epoch: Epoch::open(&config.state_dir)?,
+            generations: Generations::open(&config.state_dir)?,
+            nodes: Nodes::open(&config.state_dir)?,
+            held: watch::Sender::new(0),
             tasks: Mutex::default(),
             config,
         });
@@ -126,6 +132,7 @@ impl Agent {
 
     /// Ends the agent's tasks and puts the host's settings back. VMs go on.
     pub async fn shutdown(&self) {
+        self.nodes.stop().await;
         let tasks = std::mem::take(&mut *locked(&self.tasks));
         for task in tasks {
             task.abort();
@@ -156,6 +163,11 @@ impl Agent {
     /// What the host can run, if that is known already.
     pub fn probed_if_known(&self) -> Option<&Probed> {
         self.probed.get()
+    }
+
+    /// Another text in each life of the agent.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
     }
 
     /// The host's snapshots.
@@ -226,22 +238,28 @@ impl Agent {
         &self.epoch
     }
 
-    /// The outcome of an operation that ended before.
-    pub fn outcome(&self, op_id: &str) -> Option<Progress> {
-        locked(&self.outcomes).by_id.get(op_id).cloned()
+    /// The newest generation of each experiment that was acted on.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
     }
 
-    /// Remembers the outcome of an operation.
-    pub fn remember_outcome(&self, op_id: &str, last: Progress) {
-        let mut outcomes = locked(&self.outcomes);
-        if outcomes.by_id.insert(op_id.to_owned(), last).is_none() {
-            outcomes.order.push_back(op_id.to_owned());
-        }
-        if outcomes.order.len() > REMEMBERED
-            && let Some(oldest) = outcomes.order.pop_front()
-        {
-            outcomes.by_id.remove(&oldest);
-        }
+    /// What serves waves.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// Tells of every change of what is held of experiments.
+    pub fn held(&self) -> watch::Receiver<u64> {
+        self.held.subscribe()
+    }
+
+    /// What is held of experiments has changed.
+    pub fn tell_held(&self) {
+        self.held.send_modify(|count| *count += 1);
+    }
+
+    fn held_of(&self, experiment: &str) -> HeldExperiment {
+        HeldExperiment { experiment: experiment.to_owned(), generation: self.generations.held(experiment) }
     }
 
     /// All VMs that have a process: how many, and their guest memory in bytes.
@@ -269,6 +287,8 @@ impl Agent {
             agent_rss_bytes: own_resident_bytes(),
             features: self.probed_if_known().into_iter().flat_map(Probed::features).map(ToString::to_string).collect(),
             vms,
+            experiments: self.experiments().iter().map(|experiment| self.held_of(experiment.name())).collect(),
+            incarnation: self.incarnation.clone(),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::progress::{Ended, Report};
 use crate::room;
 use crate::slice::Slice;
 use crate::slot::{Slot, Wanted};
-use crate::teardown::{self, REMOVING};
+use crate::teardown::REMOVING;
 
 /// What is to be done to which VM.
 struct Work {
@@ -76,42 +76,65 @@ struct Prepared {
     difference: Difference,
 }
 
+/// Why an apply is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Only to say what would change.
+    DryRun,
+    /// The experiment is wanted so, in this generation; 0: in none.
+    Wanted(u64),
+}
+
 /// Applies a spec and reports. The last step is also given back; `None` when it was refused before anything was done.
-pub async fn apply(agent: &Arc<Agent>, spec: &Spec, dry_run: bool, report: &Report) -> Option<Progress> {
-    let known = agent.experiment(&spec.experiment).is_some();
-    let experiment = match agent.experiment_or_new(&spec.experiment) {
-        Ok(experiment) => experiment,
+pub async fn apply(agent: &Arc<Agent>, spec: &Spec, why: Why, report: &Report) -> Option<Progress> {
+    let entered = match agent.enter(&spec.experiment, false).await {
+        Ok(entered) => entered,
         Err(error) => {
             report.refuse(Status::internal(error.to_string())).await;
             return None;
         }
     };
-    let _busy = experiment.busy();
-    let _operation = experiment.operation.lock().await;
-    let prepared = prepare(agent, &experiment, spec).await;
-    let refused = match prepared {
-        Ok(prepared) if dry_run => {
+    let experiment = &entered.experiment;
+    let is_new = experiment.is_new();
+    let refused = match (prepare(agent, experiment, spec, why).await, why) {
+        (Ok(prepared), Why::DryRun) => {
             report.difference(prepared.difference).await;
-            forget_new(agent, &experiment, known);
+            forget_new(agent, experiment, is_new);
             return Some(report.finish(experiment.slots().counts()).await);
         }
-        Ok(prepared) => match experiment.remember(spec) {
-            Ok(()) => return Some(carry_out(agent, &experiment, prepared, report).await),
-            Err(error) => Status::resource_exhausted(format!(
-                "cannot write {}: {error}\nhelp: free some space there; nothing was changed",
-                agent.config.experiment_dir(&spec.experiment).display()
-            )),
+        (Ok(prepared), Why::Wanted(generation)) => match begin(agent, experiment, spec, generation) {
+            Ok(()) => {
+                let last = carry_out(agent, experiment, prepared, report).await;
+                if !last.folds.iter().any(|fold| fold.outcome() == Outcome::NotReached)
+                    && let Err(error) = agent.generations().whole(experiment.name(), generation)
+                {
+                    tracing::warn!(experiment = experiment.name(), %error, "that a generation is whole could not be noted");
+                }
+                return Some(last);
+            }
+            Err(status) => status,
         },
-        Err(status) => status,
+        (Err(status), _) => status,
     };
-    forget_new(agent, &experiment, known);
+    forget_new(agent, experiment, is_new);
     report.refuse(refused).await;
     None
 }
 
+/// What is about to be done is on record first.
+fn begin(agent: &Agent, experiment: &Experiment, spec: &Spec, generation: u64) -> Result<(), Status> {
+    agent.generations().admit(experiment.name(), generation)?;
+    experiment.remember(spec).map_err(|error| {
+        Status::resource_exhausted(format!(
+            "cannot write {}: {error}\nhelp: free some space there; nothing was changed",
+            agent.config.experiment_dir(&spec.experiment).display()
+        ))
+    })
+}
+
 /// An experiment of which nothing came leaves no trace.
-fn forget_new(agent: &Agent, experiment: &Experiment, known: bool) {
-    if !known {
+fn forget_new(agent: &Agent, experiment: &Experiment, is_new: bool) {
+    if is_new {
         agent.forget(experiment.name());
         if let Err(error) = experiment.forget() {
             tracing::warn!(experiment = experiment.name(), %error, "the folder of a refused experiment stays");
@@ -120,7 +143,10 @@ fn forget_new(agent: &Agent, experiment: &Experiment, known: bool) {
 }
 
 /// Compiles, chooses, admits and compares. Touches nothing.
-async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec) -> Result<Prepared, Status> {
+async fn prepare(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec, why: Why) -> Result<Prepared, Status> {
+    if let Why::Wanted(generation) = why {
+        agent.generations().check(experiment.name(), generation)?;
+    }
     let probed = agent.probed().await.clone();
     let options = spec.options.clone().unwrap_or_default();
     let preferred = match options.hypervisor.as_str() {
@@ -184,11 +210,9 @@ fn compare(slots: &Slots, wanted: Vec<Wanted>, network: &NetReport) -> Work {
 async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: Prepared, report: &Report) -> Progress {
     let Prepared { slice, network, work, difference } = prepared;
     let around = &experiment.around;
-    let before = experiment.slice();
     // Templates are made for these, and those that are there outlast the VMs that are about to go.
     let _expected = around.vms.expect(work.start.iter().chain(&work.restart).map(|wanted| &wanted.spec));
     let concurrency = slice.spec.options.as_ref().map_or(0, |options| options.concurrency) as usize;
-    let rollback = slice.spec.options.as_ref().is_some_and(|options| options.rollback);
     around.hub.event("experiment.applying", experiment.name(), "", &slice.spec.source_name);
 
     let all = work.start.iter().chain(&work.restart).chain(&work.keep).map(|wanted| wanted.vm.vm.name.clone());
@@ -244,15 +268,14 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
         }
         Err(error) => {
             let reason = format!("the network could not be made: {error}");
-            for slot in keep.iter().chain(&start) {
+            tracing::error!(experiment = experiment.name(), reason, "an experiment cannot be brought up");
+            for slot in &keep {
                 report.ended(slot.name(), Ended::Failed { reason: reason.clone(), retryable: true }, counts).await;
             }
+            for slot in &start {
+                report.ended(slot.name(), slot.without_network(around, &reason), counts).await;
+            }
         }
-    }
-    if rollback && report.has_failures() {
-        // Before the last step: who reads that may rely on it.
-        roll_back(agent, experiment, before).await;
-        return report.finish(experiment.slots().counts()).await;
     }
     let last = report.finish(experiment.slots().counts()).await;
     let count =
@@ -314,34 +337,4 @@ async fn start_all(start: Vec<Arc<Slot>>, concurrency: usize, experiment: &Arc<E
     stop.send_replace(true);
     // Those that were begun come to their end: nothing half-made stays.
     starts.await;
-}
-
-/// Puts back what was there before a failed `up --rollback`.
-async fn roll_back(agent: &Arc<Agent>, experiment: &Arc<Experiment>, before: Option<Slice>) {
-    let around = &experiment.around;
-    around.hub.event("experiment.rolled-back", experiment.name(), "", "");
-    let (report, mut steps) = Report::new();
-    let reading = tokio::spawn(async move { while steps.recv().await.is_some() {} });
-    match before {
-        None => drop(teardown::remove_locked(agent, experiment, &report).await),
-        Some(before) => {
-            let mut spec = (*before.spec).clone();
-            if let Some(options) = &mut spec.options {
-                options.rollback = false;
-            }
-            match prepare(agent, experiment, &spec).await {
-                Ok(prepared) => {
-                    if let Err(error) = experiment.remember(&spec) {
-                        tracing::error!(experiment = experiment.name(), %error, "the earlier spec could not be written back");
-                    }
-                    drop(Box::pin(carry_out(agent, experiment, prepared, &report)).await);
-                }
-                Err(status) => {
-                    tracing::error!(experiment = experiment.name(), reason = status.message(), "cannot roll back");
-                }
-            }
-        }
-    }
-    drop(report);
-    drop(reading.await);
 }

@@ -78,7 +78,7 @@ pub struct Experiment {
     /// What its VMs need.
     pub around: Arc<Surroundings>,
     /// One operation at a time.
-    pub operation: tokio::sync::Mutex<()>,
+    pub operation: Arc<tokio::sync::Mutex<()>>,
     dir: PathBuf,
     waiting: AtomicUsize,
     removals: watch::Sender<u64>,
@@ -88,9 +88,9 @@ pub struct Experiment {
 }
 
 /// Counts an operation that is under way or waits, until dropped.
-pub struct Busy<'a>(&'a Experiment);
+pub struct Busy(Arc<Experiment>);
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -106,7 +106,7 @@ impl Experiment {
     pub fn new(around: Surroundings, dir: PathBuf) -> Arc<Self> {
         Arc::new(Self {
             around: Arc::new(around),
-            operation: tokio::sync::Mutex::new(()),
+            operation: Arc::default(),
             dir,
             waiting: AtomicUsize::new(0),
             removals: watch::Sender::new(0),
@@ -122,9 +122,9 @@ impl Experiment {
     }
 
     /// Says that an operation is under way.
-    pub fn busy(&self) -> Busy<'_> {
+    pub fn busy(self: &Arc<Self>) -> Busy {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Busy(self)
+        Busy(Arc::clone(self))
     }
 
     /// Tells an apply that is under way to start nothing more, and ends the VMs that it is booting.
@@ -227,6 +227,11 @@ impl Experiment {
             |slot: &&Arc<Slot>| !matches!(slot.state(), VmState::Stopped | VmState::Failed | VmState::Pending);
         let memory = |slot: &Arc<Slot>| slot.wanted().spec.memory_bytes;
         self.slots().iter().filter(running).fold((0, 0), |(vms, bytes), slot| (vms + 1, bytes + memory(slot)))
+    }
+
+    /// Whether nothing of it was ever here, also not of an earlier agent's.
+    pub fn is_new(&self) -> bool {
+        locked(&self.slice).is_none() && !self.dir.join(SPEC_FILE).exists()
     }
 
     /// Remembers a spec, and that it is being applied, before anything is done.

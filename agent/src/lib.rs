@@ -10,7 +10,7 @@
 //! | one a VM with a process: its exit and its control channel (`fleet-vm`) | the same | its machine |
 //! | [`sampling`], every few seconds | [`Agent::start`] | [`Agent::shutdown`] |
 //! | one that regulates KSM (`fleet-ksm`) | [`Agent::start`] | [`Agent::shutdown`], which puts the settings back |
-//! | one an operation: [`apply`], [`teardown`], [`act`] | the service | its own end |
+//! | one a wave, and one a stream of it: [`wave`], with [`apply`], [`teardown`], [`act`] | the tree | its own end; [`Agent::shutdown`] |
 //! | two of a member of a fleet: its server for others, and one that attends the controller ([`membership`]) | [`Prepared::join`] | [`Membership::ended`] |
 //! | one a session: [`session`] | the service | its caller, or the guest's command |
 //!
@@ -22,8 +22,10 @@ mod agent;
 mod apply;
 mod choose;
 mod config;
+mod enter;
 mod epoch;
 mod experiment;
+mod generations;
 mod hub;
 mod membership;
 mod merging;
@@ -40,6 +42,7 @@ mod session;
 mod slice;
 mod slot;
 mod teardown;
+mod wave;
 
 pub use admit::{RESERVE, overhead};
 pub use agent::{Agent, AgentError};

@@ -119,11 +119,6 @@ impl Report {
         }
     }
 
-    /// Whether any target failed so far.
-    pub fn has_failures(&self) -> bool {
-        self.lock().ended.keys().any(|(outcome, _)| *outcome == i32::from(Outcome::Failed))
-    }
-
     /// Ends the report: the last step, whose folds add up to the targets.
     pub async fn finish(&self, counts: Vec<StateCount>) -> Progress {
         let last = {

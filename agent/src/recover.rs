@@ -61,6 +61,7 @@ pub async fn recover(agent: &Arc<Agent>) -> Result<(), AgentError> {
             }
         }
     }
+    agent.generations().found(|name| specs.contains_key(name))?;
     for name in networks.iter().filter(|name| !specs.contains_key(*name)) {
         tracing::warn!(experiment = name, "removing a network of no known experiment");
         for error in Network::open(agent.net_config(), name)?.remove().await {
@@ -161,10 +162,12 @@ fn go_on(agent: &Arc<Agent>, remembered: &Remembered) {
         let (report, mut steps) = Report::new();
         let reading = async { while steps.recv().await.is_some() {} };
         let apply = async {
-            apply::apply(&applying, &spec, false, &report).await;
+            let generation = applying.generations().newest(&spec.experiment);
+            apply::apply(&applying, &spec, apply::Why::Wanted(generation), &report).await;
             drop(report);
         };
         tokio::join!(apply, reading);
+        applying.tell_held();
     });
     agent.keep(task);
 }

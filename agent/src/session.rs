@@ -12,11 +12,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::experiment::Experiment;
+use crate::slot::Slot;
 
 /// Pieces that wait for a slow caller.
 const QUEUE: usize = 32;
 /// For a command to begin in a guest that runs.
-const START_DEADLINE: Duration = Duration::from_secs(30);
+pub const START_DEADLINE: Duration = Duration::from_secs(30);
 /// For a guest whose session was lost to end, or to come back.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 /// Of a console's recent output so much is shown first, in bytes.
@@ -24,7 +25,7 @@ const CONSOLE_TAIL: u64 = 4096;
 /// Bytes of a log sent at once.
 const LOG_PIECE: usize = 64 * 1024;
 /// Exit code of a command that took too long, as timeout(1) gives it.
-const TIMED_OUT: i32 = 124;
+pub const TIMED_OUT: i32 = 124;
 
 /// What a caller of a session gets.
 pub type Outputs = ReceiverStream<Result<SessionOutput, Status>>;
@@ -52,9 +53,21 @@ pub fn machine(experiment: &Experiment, vm: &str) -> Result<Machine, Status> {
     let slots = experiment.slots();
     let slot = slots.get(vm).ok_or_else(|| Status::not_found(format!("no VM `{vm}` on this host")))?;
     slot.machine().ok_or_else(|| {
-        let state = slot.state().as_str_name().trim_start_matches("VM_STATE_").to_lowercase();
-        Status::failed_precondition(format!("`{vm}` is {state}\nhelp: `fleet vm start {vm}` starts it"))
+        Status::failed_precondition(format!("`{vm}` is {}\nhelp: `fleet vm start {vm}` starts it", state_word(slot)))
     })
+}
+
+/// The state of a VM as a word.
+pub fn state_word(slot: &Slot) -> String {
+    slot.state().as_str_name().trim_start_matches("VM_STATE_").to_lowercase()
+}
+
+/// What a command that took too long says last, on its error output.
+pub fn timed_out(limit: Duration) -> String {
+    match limit.subsec_millis() {
+        0 => format!("fleet: timed out after {} s\n", limit.as_secs()),
+        _ => format!("fleet: timed out after {} ms\n", limit.as_millis()),
+    }
 }
 
 async fn say(sender: &Sender, output: Output) -> bool {
@@ -76,8 +89,7 @@ pub fn exec(machine: Machine, open: SessionOpen, input: Streaming<SessionInput>)
         let last = match last {
             Ok(last) => last,
             Err(_) => {
-                let said = format!("fleet: timed out after {} s\n", limit.as_secs());
-                say(&sender, Output::Stderr(said.into_bytes())).await;
+                say(&sender, Output::Stderr(timed_out(limit).into_bytes())).await;
                 Ok(TIMED_OUT)
             }
         };
@@ -127,7 +139,7 @@ async fn run(
 }
 
 /// Why a command did not come to its end: mostly because its guest did.
-async fn cut_off(machine: &Machine, error: ControlError) -> String {
+pub async fn cut_off(machine: &Machine, error: ControlError) -> String {
     if !matches!(error, ControlError::Ended | ControlError::SessionLost) {
         return error.to_string();
     }

@@ -16,24 +16,31 @@ pub const REMOVING: usize = 64;
 /// The target that stands for everything of an experiment but its VMs: no VM can have such a name.
 const NETWORK: &str = "(network)";
 
-/// Removes every trace of an experiment from this host. Gives the last step.
-pub async fn remove(agent: &Arc<Agent>, name: &str, report: &Report) -> Option<Progress> {
-    let experiment = match agent.experiment_or_new(name) {
-        Ok(experiment) => experiment,
+/// Removes every trace of an experiment from this host, unless something newer than `generation` was done. Gives the
+/// last step; `None` when it was refused.
+pub async fn remove(agent: &Arc<Agent>, name: &str, generation: u64, report: &Report) -> Option<Progress> {
+    // Before its turn: an older apply that waits must not follow.
+    if let Err(error) = agent.generations().admit(name, generation) {
+        report.refuse(error.into()).await;
+        return None;
+    }
+    // Whoever wants it gone does not want to wait until it is all up.
+    let entered = match agent.enter(name, true).await {
+        Ok(entered) => entered,
         Err(error) => {
             report.refuse(Status::internal(error.to_string())).await;
             return None;
         }
     };
-    let _busy = experiment.busy();
-    // Whoever wants it gone does not want to wait until it is all up.
-    experiment.interrupt().await;
-    let _operation = experiment.operation.lock().await;
-    Some(remove_locked(agent, &experiment, report).await)
+    // Something newer may have come in between.
+    if let Err(error) = agent.generations().admit(name, generation) {
+        report.refuse(error.into()).await;
+        return None;
+    }
+    Some(remove_entered(agent, &entered.experiment, report).await)
 }
 
-/// The same with the experiment's operation lock held.
-pub async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report: &Report) -> Progress {
+async fn remove_entered(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report: &Report) -> Progress {
     let around = &experiment.around;
     let slots = experiment.slots();
     let counts = || experiment.slots().counts();
@@ -62,6 +69,9 @@ pub async fn remove_locked(agent: &Arc<Agent>, experiment: &Arc<Experiment>, rep
     report.ended(NETWORK, ended, counts).await;
     if gone {
         agent.forget(experiment.name());
+        if let Err(error) = agent.generations().removed(experiment.name()) {
+            tracing::warn!(experiment = experiment.name(), %error, "that an experiment is gone could not be noted");
+        }
         around.hub.event("experiment.down", experiment.name(), "", "");
     }
     report.finish(counts()).await

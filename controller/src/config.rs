@@ -58,6 +58,7 @@ struct File {
     underlay: Option<String>,
     certificate_life_seconds: Option<u32>,
     heartbeat_seconds: Option<u32>,
+    tree_k: Option<u32>,
     vxlan_port: Option<u16>,
     #[serde(default)]
     ksm: fleet_vm::Merge,
@@ -145,6 +146,8 @@ pub struct Config {
     pub certificate_life_seconds: u32,
     /// Seconds between two beats of a host.
     pub heartbeat_seconds: u32,
+    /// Hosts that one host tells in a wave, at most; `None`: as their number asks for.
+    pub tree_k: Option<u32>,
     /// UDP port of the tunnels between hosts; the same on all of them.
     pub vxlan_port: u16,
     /// `--root`, for handing on to a daemon.
@@ -188,6 +191,7 @@ impl Config {
         config.heartbeat_seconds = file.heartbeat_seconds.unwrap_or(config.heartbeat_seconds).max(1);
         config.ksm = file.ksm;
         config.vxlan_port = file.vxlan_port.unwrap_or(config.vxlan_port);
+        config.tree_k = file.tree_k;
         Ok(config)
     }
 
@@ -215,6 +219,7 @@ impl Config {
             heartbeat_seconds: 5,
             group: "fleet".into(),
             vxlan_port: fleet_agent::VXLAN_PORT,
+            tree_k: None,
             root: None,
             config_file: None,
         }

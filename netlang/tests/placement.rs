@@ -127,9 +127,12 @@ fn errors_say_the_sums() {
     hosts[1].tags = vec!["core".into()];
     assert_eq!(
         fails(&hosts),
-        "40 VMs need 40 GiB on hosts with tag core, there are 32 GiB on h1, h2; give them less `mem`, start fewer, or add hosts"
+        "40 VMs need 40 GiB on hosts with tag core, there are 32 GiB on h1, h2; give them less `mem`, promise more than there is with `overcommit 2`, start fewer, or add hosts"
     );
-    assert_eq!(fails(&hosts[..2]), "big needs 30 GiB of memory, and no host has more than 20 GiB; give it less `mem`");
+    assert_eq!(
+        fails(&hosts[..2]),
+        "big needs 30 GiB of memory, and no host has more than 20 GiB; give it less `mem`, promise more than there is with `overcommit 2`"
+    );
     hosts[2].name = "h1".into();
     assert_eq!(fails(&hosts), "two hosts are named `h1`; give one of them another name");
 }

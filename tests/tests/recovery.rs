@@ -157,7 +157,7 @@ fn more_memory_than_the_host_has_is_promised_only_when_the_file_says_so() {
         format!("lan floor\ndefault vm {{ hypervisor uml; mem {mib}MiB; {more} }}\nvm web[0..2] {{ on floor }}\n")
     };
     let file = fleet.write("large.fleet", &text(""));
-    let _ = fleet.run(&["up", &file]).code(2).says(&["2 VMs", "MiB", "default vm { overcommit"]);
+    let _ = fleet.run(&["up", &file]).code(2).says(&["2 VMs need", "GiB", "`overcommit 2`"]);
     fleet.nothing_is_left("after a refusal");
     let _ = fleet.ok(&["up", "--no-check", &fleet.write("large.fleet", &text("overcommit 50"))]);
     assert_eq!(lives(&fleet).len(), 2);

@@ -129,6 +129,10 @@ impl Attend {
             Err(error @ ConnectError::Refused { .. }) => return self.refused(error),
             Err(error) => return Ended::Broken(error.to_string()),
         };
+        // From before the first word: what changes later is told again.
+        let agent = Arc::clone(&self.about.agent);
+        let mut held = agent.held();
+        let mut known = agent.probed_if_known().is_some();
         let (words, receiver) = mpsc::channel(QUEUE);
         // The channel is new and empty.
         drop(words.try_send(hello(&self.about)));
@@ -149,10 +153,10 @@ impl Attend {
         let renewal = tokio::time::sleep(self.renewal());
         tokio::pin!(renewal);
         // What the host can run is found out while it is there already.
-        let agent = Arc::clone(&self.about.agent);
         let probed = agent.probed();
         tokio::pin!(probed);
-        let mut known = agent.probed_if_known().is_some();
+        // A word that finds no place is said when there is one: nobody else tells the controller.
+        let mut unsaid = false;
         loop {
             tokio::select! {
                 () = self.over.cancelled() => return Ended::Stopped,
@@ -173,8 +177,18 @@ impl Attend {
                 }
                 _ = &mut probed, if !known => {
                     known = true;
-                    drop(words.try_send(hello(&self.about)));
+                    unsaid = true;
                 }
+                // The agent outlives this: the channel does not close.
+                Ok(()) = held.changed() => unsaid = true,
+                place = words.reserve(), if unsaid => match place {
+                    Ok(place) => {
+                        unsaid = false;
+                        place.send(hello(&self.about));
+                    }
+                    // The stream's other half tells why.
+                    Err(_) => unsaid = false,
+                },
                 () = &mut renewal => match self.renew(channel.clone()).await {
                     Ok(()) => return Ended::Renewed,
                     Err(reason) => return Ended::Broken(format!("the certificate was not renewed: {reason}")),

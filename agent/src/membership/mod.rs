@@ -131,7 +131,6 @@ impl Prepared {
             listener.local_addr().map_err(|source| MembershipError::Listen { address: args.listen, source })?;
         let about = About {
             agent: Arc::clone(agent),
-            incarnation: uuid::Uuid::new_v4().to_string(),
             address: advertised(args.advertise.as_deref(), listens),
             underlay: args.underlay.clone().unwrap_or_default(),
         };
@@ -144,7 +143,7 @@ impl Prepared {
             Credentials::new(Identity::agent(&stored.name)?, &key, membership.certificate()?, membership.ca()?)?;
         let life = Duration::from_millis(membership.not_after_ms.saturating_sub(membership.issued_ms));
         let incoming = incoming(listener, &credentials, Strangers::Refused)?;
-        let router = service::remote_router(server(life), Arc::clone(agent));
+        let router = service::remote_router(server(life), Arc::clone(agent), Connector::new(Arc::clone(&credentials)));
         tracing::info!(host = stored.name, address = %listens, controller = stored.controller, "agent serves its fleet");
         let over = stop.child_token();
         let stopped = over.clone().cancelled_owned();
@@ -185,7 +184,6 @@ impl Membership {
 /// What this host tells of itself.
 struct About {
     agent: Arc<Agent>,
-    incarnation: String,
     address: String,
     underlay: String,
 }
@@ -193,12 +191,11 @@ struct About {
 impl About {
     fn hello(&self) -> Hello {
         Hello {
-            incarnation: self.incarnation.clone(),
+            incarnation: self.agent.incarnation().to_owned(),
             info: Some(self.agent.info()),
             address: self.address.clone(),
             underlay: self.underlay.clone(),
             epoch: self.agent.epoch().known(),
-            experiments: self.agent.experiments().iter().map(|experiment| experiment.name().to_owned()).collect(),
         }
     }
 }

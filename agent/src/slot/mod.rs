@@ -245,6 +245,12 @@ impl Slot {
         Ended::Failed { reason: with_lines(reason, last_lines), retryable }
     }
 
+    /// It cannot be started: there is no network for it.
+    pub fn without_network(self: &Arc<Self>, around: &Surroundings, reason: &str) -> Ended {
+        self.set(around, VmState::Failed, reason, &[]);
+        Ended::Failed { reason: reason.to_owned(), retryable: true }
+    }
+
     /// Starts it and waits until its guest runs with its settings, or failed. Whatever an earlier life left is removed
     /// first.
     pub async fn start(self: &Arc<Self>, around: &Arc<Surroundings>) -> Ended {

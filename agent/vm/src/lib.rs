@@ -14,7 +14,7 @@
 //! | `template/` | guests that were booted and frozen, and their clones |
 //! | `snapshot/` | memory and devices of a VM on disk, to go on from |
 //! | `host` | [`VmHost`]: launch, adopt, remove |
-//! | `machine`, `exit`, `cgroup`, `procs` | [`Machine`]: one VM; how it ended; its processes |
+//! | `machine`, `exit`, `cgroup`, `session`, `procs` | [`Machine`]: one VM; how it ended; its processes |
 //! | `console`, `control/` | log and keyboard; the channel to the guest's init |
 //!
 //! Tasks: each [`Machine`] owns one that waits for its end; each [`ControlClient`] one that owns the stream; each open
@@ -33,6 +33,7 @@ pub mod paths;
 pub mod probe;
 mod procs;
 mod record;
+mod session;
 mod snapshot;
 mod spawn;
 pub mod spec;
@@ -44,6 +45,7 @@ pub use error::{RemoveError, VmError};
 pub use exit::VmExit;
 pub use host::{Adopted, HostConfig, VmHost, tsc_khz};
 pub use machine::{Machine, Usage};
+pub use session::Session;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotQuota, SnapshotStore};
 pub use spec::{Accelerator, Merge, NicSpec, RootFs, VmSpec};
 pub use template::Expected;

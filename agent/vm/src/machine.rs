@@ -21,13 +21,14 @@ use crate::exit::{self, VmExit};
 use crate::host::remove_files;
 use crate::hypervisor::{Endpoint, Hypervisor, held_fd};
 use crate::paths::VmPaths;
-use crate::procs::{self, Stat};
+use crate::procs;
 use crate::record::{ProcessId, Record};
+use crate::session::Session;
 use crate::spec::VmSpec;
 use crate::template::Store;
 
 /// How long killed processes may take to be gone; a guest's memory has to be given back first.
-const KILL_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a monitor may take to answer.
 pub(crate) const MONITOR_DEADLINE: Duration = Duration::from_secs(10);
@@ -364,37 +365,8 @@ pub(crate) async fn end_group(cgroup: Option<&Cgroup>, leader: ProcessId) -> Res
             cgroup.kill()?;
             cgroup.wait_empty(KILL_DEADLINE).await
         }
-        None => end_session(leader).await,
+        None => Session::of(leader).end().await,
     }
-}
-
-/// Kills all of a session, by looking for its members until there are none.
-async fn end_session(leader: ProcessId) -> Result<(), VmError> {
-    let ending = async {
-        loop {
-            // A session's number is not given to a new process while it has members. So where the number belongs to
-            // another process now, the session is gone.
-            if Stat::read(leader.pid).is_ok_and(|stat| stat.start != leader.start) {
-                return;
-            }
-            let found = tokio::task::spawn_blocking(move || procs::session_members(leader.pid)).await;
-            let members: Vec<OwnedFd> =
-                found.unwrap_or_default().into_iter().filter_map(|pid| procs::pidfd_open(pid).ok()).collect();
-            if members.is_empty() {
-                return;
-            }
-            for member in members {
-                let _ = pidfd_kill(&member);
-                if let Ok(member) = procs::async_fd(member, Interest::READABLE) {
-                    let _ = member.readable().await;
-                }
-            }
-        }
-    };
-    timeout(KILL_DEADLINE, ending).await.map_err(|_| VmError::Deadline {
-        doing: format!("ending the processes of session {}", leader.pid),
-        deadline: KILL_DEADLINE,
-    })
 }
 
 /// Sends SIGKILL to exactly this process; it is no error when it has ended.

@@ -20,6 +20,7 @@ impl Core {
         if undo {
             self.note(name, format!("{failed} targets failed: what was before comes back"));
             self.roll_back(name);
+            self.send(name);
         }
     }
 

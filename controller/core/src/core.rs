@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_proto::v1::{CoreRecord, HostEntry, HostIntent, Outcome};
+use fleet_proto::v1::{CoreRecord, HeldExperiment, HostEntry, HostIntent, Outcome};
 
 use crate::experiment::Experiment;
 use crate::host::{HostId, Hosts};
@@ -112,7 +112,7 @@ impl Core {
         self.actions.push(Action::Answer { op_id, answer });
     }
 
-    fn seen(&mut self, facts: HostFacts, incarnation: u64, holds: &[String], joined: bool) {
+    fn seen(&mut self, facts: HostFacts, incarnation: u64, holds: &[HeldExperiment], joined: bool) {
         let known = self.hosts.find(&facts.name);
         let id = match known {
             Some(id) => id,
@@ -158,18 +158,34 @@ impl Core {
             if restarted {
                 experiment.tries.remove(&id);
             }
-            // Something of it is there that nobody remembers having sent: it is told to remove it, or gets its part anew.
-            if holds.contains(name) && !experiment.may_have(id) {
+            let mut confirmed = false;
+            if let Some(held) = holds.iter().find(|held| held.experiment == *name) {
+                // Something of it is there that nobody remembers having sent: it is told to remove it, or gets its part
+                // anew.
                 let told = fleet_proto::v1::HostStanding { host: id, ..Default::default() };
-                experiment.standing.insert(id, told);
-                self.dirty.insert(Dirty::standing(name, id));
+                let is_new = !experiment.may_have(id);
+                let standing = experiment.standing.entry(id).or_insert(told);
+                // An agent that was started anew and has found all of it again need not be told.
+                let found_again = standing.confirmed > 0 && standing.confirmed == held.generation;
+                if found_again && standing.incarnation != incarnation {
+                    standing.incarnation = incarnation;
+                    experiment.has_it_still(id);
+                    confirmed = true;
+                }
+                if is_new || found_again {
+                    self.dirty.extend([Dirty::standing(name, id), Dirty::Tally(name.clone())]);
+                }
             }
             if moved && experiment.wants(id) {
                 experiment.replace_at = Some(self.now);
             }
             self.look_at(name, id, self.settings.gather_ms);
+            if confirmed {
+                self.look_at_leaving(name);
+            }
         }
-        for stranger in holds.iter().filter(|name| !self.experiments.contains_key(*name)).cloned().collect::<Vec<_>>() {
+        let strangers = holds.iter().map(|held| &held.experiment).filter(|name| !self.experiments.contains_key(*name));
+        for stranger in strangers.cloned().collect::<Vec<_>>() {
             let text = format!(
                 "has something of an experiment `{stranger}` that this controller does not know; \
                  `fleet up` takes it over, `fleet down {stranger}` removes it"

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_proto::v1::{Outcome, OutcomeFold, Spec, WaveEnd};
+use fleet_proto::v1::{HeldExperiment, Outcome, OutcomeFold, Spec, WaveEnd};
 
 use crate::names;
 use crate::output::Wave;
@@ -33,8 +33,8 @@ pub enum Input {
         facts: HostFacts,
         /// Which life of its agent this is; another number after each restart.
         incarnation: u64,
-        /// Names of the experiments that it has anything of.
-        holds: Vec<String>,
+        /// The experiments that it has anything of.
+        holds: Vec<HeldExperiment>,
         /// It was admitted to the fleet just now: one that was removed is a host again.
         joined: bool,
     },
@@ -116,7 +116,12 @@ pub struct HostEnd {
 /// The ends of hosts in the folds of a wave. A fold does not say that a failure is worth another try, so none is; names
 /// that were cut off the text are missing, and so are unknown.
 pub fn host_ends(wave: &Wave, end: &WaveEnd) -> Vec<HostEnd> {
-    let known: BTreeSet<&str> = wave.members.iter().map(|member| member.name.as_str()).collect();
+    host_ends_of(wave.members.iter().map(|member| member.name.as_str()), end)
+}
+
+/// The same for a wave to members of these names.
+pub fn host_ends_of<'a>(members: impl IntoIterator<Item = &'a str>, end: &WaveEnd) -> Vec<HostEnd> {
+    let known: BTreeSet<&str> = members.into_iter().collect();
     let mut ends: BTreeMap<(i32, &str), Vec<String>> = BTreeMap::new();
     for fold in &end.hosts {
         ends.entry((fold.outcome, &fold.reason)).or_default().extend(names::hosts_in(&fold.targets, &known));

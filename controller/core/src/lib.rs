@@ -41,7 +41,7 @@ mod wishes;
 
 pub use core::Core;
 pub use host::{HostId, HostState};
-pub use input::{HostEnd, HostFacts, Input, host_ends};
+pub use input::{HostEnd, HostFacts, Input, host_ends, host_ends_of};
 pub use output::{Action, Answer, Output, Record, Wave, WaveTask};
 pub use records::RestoreError;
 pub use tally::Tally;

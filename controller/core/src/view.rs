@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use fleet_proto::v1::{HostEntry, Range, Spec};
+use fleet_proto::v1::{HostEntry, Member, Range, Spec};
 use netlang::Plan;
 
 use crate::core::Core;
-use crate::host::{HostId, HostState};
+use crate::experiment::{self, Experiment};
+use crate::host::{Host, HostId, HostState};
+use crate::place;
 
 /// Where an experiment stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,37 @@ impl Core {
         Some(&self.hosts.get(self.hosts.find(name)?)?.record)
     }
 
+    /// What an `up` of this spec would send, to whom: its placement is filled in. Those that would lose what they have
+    /// are among the members. Nothing is changed.
+    ///
+    /// # Errors
+    /// When it does not compile or does not fit: in words for the user.
+    pub fn preview(&self, spec: &Spec) -> Result<(Spec, Vec<Member>), String> {
+        let mut spec = Spec { hosts: Vec::new(), ..spec.clone() };
+        let plan = experiment::compile(&spec)?;
+        let options = spec.options.clone().unwrap_or_default();
+        let before = self.experiments.get(&spec.experiment);
+        let placed = place::place(&plan, &options, before, &self.hosts, self.sizes.as_ref());
+        spec.hosts = placed.map_err(|error| self.refusal(&error))?.hosts;
+        let mut ids: Vec<HostId> = spec.hosts.iter().filter_map(|place| self.hosts.find(&place.host)).collect();
+        ids.extend(before.iter().flat_map(|before| before.standing.keys()));
+        Ok((spec, self.members(ids)))
+    }
+
+    /// These hosts as members of a wave: once each, those of a rack together. Who is not in contact is left out.
+    pub(crate) fn members(&self, mut ids: Vec<HostId>) -> Vec<Member> {
+        ids.sort_unstable();
+        ids.dedup();
+        let mut hosts: Vec<_> = ids.into_iter().filter(|id| self.hosts.in_contact(*id)).collect();
+        hosts.sort_by_key(|id| (self.hosts.get(*id).map(|host| host.record.rack.as_str()), *id));
+        hosts.iter().filter_map(|id| self.hosts.get(*id)).map(Host::member).collect()
+    }
+
+    /// All hosts that can be told something, as members of a wave.
+    pub fn reachable(&self) -> Vec<Member> {
+        self.members(self.hosts.iter().map(|(id, _)| id).collect())
+    }
+
     /// How many hosts there are, with those that are removed and may still have something.
     pub fn host_count(&self) -> usize {
         self.hosts.len()
@@ -121,6 +154,11 @@ impl Core {
     pub fn host_of(&self, experiment: &str, group: &str, index: u32) -> Option<&HostEntry> {
         let id = self.experiments.get(experiment).filter(|e| !e.record.removing)?.owner(group, index)?;
         Some(&self.hosts.get(id)?.record)
+    }
+
+    /// The VMs of an experiment that have no host.
+    pub fn homeless_of(&self, experiment: &str) -> Vec<Range> {
+        self.experiments.get(experiment).map(Experiment::homeless).unwrap_or_default()
     }
 
     /// The hosts that are to have VMs of some ranges, with what each has of them. A range that has no host is left out.

@@ -40,6 +40,16 @@ impl Core {
         }
     }
 
+    /// Looks at the hosts that are to have nothing of an experiment any more: those that take over may have it now.
+    pub(crate) fn look_at_leaving(&mut self, name: &str) {
+        let leaves = |e: &Experiment, id: &HostId| !e.wants(*id) && !e.retries.has(*id);
+        let Some(experiment) = self.experiments.get(name) else { return };
+        let leaving: Vec<HostId> = experiment.standing.keys().copied().filter(|id| leaves(experiment, id)).collect();
+        for id in leaving {
+            self.look_at(name, id, 0);
+        }
+    }
+
     /// When an experiment wants to be looked at, in ms.
     pub(crate) fn next_time(&self, experiment: &Experiment) -> Option<u64> {
         let room = experiment.flights.len() < self.settings.waves;
@@ -218,14 +228,7 @@ impl Core {
         for (id, _) in &members {
             self.follow_up(&name, *id);
         }
-        let leaving: Vec<HostId> = self
-            .experiments
-            .get(&name)
-            .map(|e| e.standing.keys().copied().filter(|id| !e.wants(*id) && !e.retries.has(*id)).collect())
-            .unwrap_or_default();
-        for id in leaving {
-            self.look_at(&name, id, 0);
-        }
+        self.look_at_leaving(&name);
         for id in emptied {
             self.release(&name, id);
             self.host_is_empty(id);
@@ -264,6 +267,26 @@ impl Core {
 }
 
 impl Experiment {
+    /// A host that was started anew has its part whole: nobody waits for it, unless a wave is under way that says more.
+    pub(crate) fn has_it_still(&mut self, id: HostId) {
+        if !self.wants(id) || self.busy.contains(&id) || self.record.generation != self.confirmed_by(id) {
+            return;
+        }
+        self.tries.remove(&id);
+        self.retries.clear(id);
+        self.pending.remove(&id);
+        if self.open.remove(&id)
+            && let Some(mut tally) = self.tally.take()
+        {
+            say(&mut tally, self, id, Outcome::Ok, "");
+            self.tally = Some(tally);
+        }
+    }
+
+    fn confirmed_by(&self, id: HostId) -> u64 {
+        self.standing.get(&id).map_or(0, |standing| standing.confirmed)
+    }
+
     /// Takes in how a member of a wave ended; says whether it has nothing of the experiment now.
     fn take_in(&mut self, id: HostId, incarnation: u64, wave: &WaveRecord, end: &HostEnd) -> bool {
         let Some(standing) = self.standing.get_mut(&id) else { return false };
@@ -278,6 +301,7 @@ impl Experiment {
                 standing.confirmed = wave.generation;
                 standing.incarnation = incarnation;
                 standing.reason = String::new();
+                self.record.leaving.retain(|leaving| leaving.host != id);
             }
             // What is to be removed is to be removed: that is tried as long as it takes.
             Outcome::Failed if !end.retryable && !wave.remove => {

@@ -241,7 +241,8 @@ impl Core {
                 }
             }
         }
-        leaving.retain(|id, _| before.standing.contains_key(id) && !experiment.places.contains_key(id));
+        // Also of hosts that stay: until one has confirmed the new generation it may have what it had, and then leave.
+        leaving.retain(|id, _| before.standing.contains_key(id));
         experiment.record.leaving = leaving.into_values().collect();
         experiment.standing = before.standing;
         experiment.tally = before.tally;
@@ -361,7 +362,7 @@ impl Core {
         generation
     }
 
-    fn refusal(&self, error: &PlaceError) -> String {
+    pub(crate) fn refusal(&self, error: &PlaceError) -> String {
         let silent = self.hosts.iter().filter(|(_, host)| host.is_used() && !host.record.contact).count();
         match silent {
             0 => error.to_string(),

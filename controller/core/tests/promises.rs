@@ -89,7 +89,7 @@ fn vms_of_hosts_that_did_not_answer_are_counted_by_placement() {
 }
 
 #[test]
-fn a_host_that_comes_back_gets_its_spec_again_unless_it_was_never_away() {
+fn a_host_that_comes_back_gets_its_spec_again_unless_it_has_it_still() {
     let mut world = fleet(&[("h1", 60), ("h2", 60)]);
     up(&mut world, "e", TEN);
     end_all(&mut world, Fate::Done);
@@ -99,7 +99,11 @@ fn a_host_that_comes_back_gets_its_spec_again_unless_it_was_never_away() {
     assert!(world.waves.is_empty(), "the same life of its agent has confirmed it");
     world.restart("h2");
     world.tick(1000);
-    let wave = world.waves.values().next().expect("another life has not");
+    assert!(world.waves.is_empty(), "another life has found it again");
+    world.agents.get_mut("h2").unwrap().holds.clear();
+    world.restart("h2");
+    world.tick(1000);
+    let wave = world.waves.values().next().expect("it has lost it");
     assert_eq!(wave.members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["h2"]);
 }
 

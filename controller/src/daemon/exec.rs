@@ -11,7 +11,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::agents::Agents;
-use super::plans::Target;
+use super::service::Shared;
+use super::targets::Target;
 
 /// Sessions at once.
 const CONCURRENCY: usize = 64;
@@ -22,11 +23,12 @@ const QUEUE: usize = 32;
 pub type Answers = ReceiverStream<Result<SessionOutput, Status>>;
 
 /// Runs a command in the guests of a target.
-pub fn run(agents: Agents, target: Target, open: ExecOpen, input: Streaming<ExecInput>) -> Answers {
+pub fn run(shared: &Shared, target: Target, open: ExecOpen, input: Streaming<ExecInput>) -> Answers {
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let agents = shared.agents.clone();
+    let names = shared.fleet.with_hosts(&target);
     tokio::spawn(async move {
-        let names: Vec<String> = target.names().collect();
-        for name in &names {
+        for (name, _) in &names {
             // Says who will answer, so that the caller knows before the first output.
             if sender.send(Ok(SessionOutput { output: None, vm: name.clone() })).await.is_err() {
                 return;
@@ -44,14 +46,14 @@ pub fn run(agents: Agents, target: Target, open: ExecOpen, input: Streaming<Exec
 async fn run_all(
     agents: &Agents,
     experiment: &str,
-    names: Vec<String>,
+    names: Vec<(String, Option<String>)>,
     open: ExecOpen,
     mut input: Streaming<ExecInput>,
     sender: &mpsc::Sender<Result<SessionOutput, Status>>,
 ) {
     let single = names.len() == 1;
     let permits = Arc::new(Semaphore::new(CONCURRENCY));
-    let sessions = futures::stream::iter(names).map(|vm| {
+    let sessions = futures::stream::iter(names).map(|(vm, host)| {
         let (to_guest, from_caller) = mpsc::channel(QUEUE);
         let open = SessionOpen {
             experiment: experiment.to_owned(),
@@ -62,13 +64,13 @@ async fn run_all(
             timeout_ms: open.timeout_ms,
         };
         let permits = Arc::clone(&permits);
-        let mut agents = agents.client();
+        let agents = agents.clone();
         let sender = sender.clone();
         let task = async move {
             let _permit = permits.acquire().await;
             let opening = SessionInput { input: Some(session_input::Input::Open(open)) };
             let inputs = futures::stream::iter([opening]).chain(ReceiverStream::new(from_caller));
-            if let Err(status) = one(&mut agents, inputs, &vm, &sender).await {
+            if let Err(status) = one(&agents, host.as_deref(), inputs, &vm, &sender).await {
                 let output = Some(Output::Failed(status.message().to_owned()));
                 drop(sender.send(Ok(SessionOutput { output, vm })).await);
             }
@@ -108,12 +110,14 @@ async fn run_all(
 
 /// One session: its outputs go to the caller under the guest's name.
 async fn one(
-    agents: &mut fleet_proto::v1::agent_client::AgentClient<tonic::transport::Channel>,
+    agents: &Agents,
+    host: Option<&str>,
     inputs: impl futures::Stream<Item = SessionInput> + Send + 'static,
     vm: &str,
     sender: &mpsc::Sender<Result<SessionOutput, Status>>,
 ) -> Result<(), Status> {
-    let mut outputs = agents.exec(inputs).await?.into_inner();
+    let host = host.ok_or_else(|| Status::failed_precondition("it has no host yet"))?;
+    let mut outputs = agents.client(host).await?.exec(inputs).await?.into_inner();
     while let Some(mut message) = outputs.message().await? {
         message.vm = vm.to_owned();
         let last = matches!(message.output, Some(Output::Exited(_) | Output::Failed(_)));

@@ -3,9 +3,9 @@
 //! Tasks and what joins them, from start to end:
 //!
 //! ```text
-//!  fleet (CLI) ──gRPC, controller.sock──► service ──gRPC, agent.sock──► the agent (inside, or another process)
-//!                                            │                              │
-//!                                     store (specs, journal)        samples and events
+//!  fleet (CLI) ──gRPC, controller.sock──► service ──► fleet ──waves──► the agent here, by agent.sock; those elsewhere
+//!                                            │          │                   │
+//!                                            └► store ◄─┘           samples and events
 //!                                                                           ▼
 //!                                   telemetry::forward ──bounded queue──► writer ──► MongoDB
 //! ```
@@ -15,14 +15,15 @@
 
 mod agents;
 mod exec;
+mod fleet;
 mod hosts;
 mod local;
 mod operation;
-mod plans;
 mod prometheus;
 mod prove;
 mod service;
 mod store;
+mod targets;
 mod telemetry;
 
 use std::net::SocketAddr;
@@ -35,6 +36,7 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use crate::commitments::Commitments;
 use crate::config::Config;
 
 pub use hosts::{AGENT_PORT, CONTROLLER_PORT, parse_listen, with_port};
@@ -85,6 +87,9 @@ pub enum DaemonError {
     /// The registry of hosts.
     #[error(transparent)]
     Hosts(#[from] hosts::HostsError),
+    /// What is wanted of the fleet.
+    #[error(transparent)]
+    Fleet(#[from] fleet::FleetError),
     /// Hosts cannot reach the controller.
     #[error(transparent)]
     Listen(#[from] hosts::ListenError),
@@ -183,7 +188,10 @@ where
     let result = runtime.block_on(async { daemon().await });
     // What still runs on a thread of its own is given up: everything that matters has been waited for.
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
-    local::remove_empty(config);
+    // Another daemon's folders may be empty just now.
+    if !matches!(result, Err(DaemonError::Held(_))) {
+        local::remove_empty(config);
+    }
     drop(lock);
     result
 }
@@ -231,19 +239,31 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
             Some((agent, server))
         }
     };
-    let agents = agents::Agents::connect(&socket)
-        .await
-        .map_err(|status| DaemonError::NoAgent { socket: socket.clone(), reason: status.message().to_owned() })?;
     let hosts = Arc::new(hosts::Hosts::open(Arc::clone(&store), hosts_settings(&config, epoch))?);
+    let agents = agents::Agents::new(&hosts, &socket);
+    let own = agents.own_info().await;
+    let own =
+        own.map_err(|status| DaemonError::NoAgent { socket: socket.clone(), reason: status.message().to_owned() })?;
+    let own_host = service::OwnHost { address: format!("unix:{}", socket.display()), underlay: underlay(&config) };
+    // Before the fleet is gone on with: what was begun here is there still.
+    hosts.own_host(own, &own_host.address, &own_host.underlay)?;
+    let fleet = fleet::Fleet::start(fleet::Parts {
+        store: Arc::clone(&store),
+        hosts: Arc::clone(&hosts),
+        agents: agents.clone(),
+        sizes: Commitments::new(&config.image_store, config.hypervisor.clone()),
+        k: config.tree_k,
+        stop: stop.clone(),
+    })?;
     let listener = hosts::listen(&hosts, listen_address(&config)?, &stop).await?;
-    let telemetry = telemetry::Telemetry::start(&config, agents.clone(), &stop).await;
+    let telemetry = telemetry::Telemetry::start(&config, agents.clone(), &hosts, &stop).await;
 
     let shared = Arc::new(service::Shared {
         agents,
-        plans: plans::Plans::new(Arc::clone(&store)),
+        fleet,
         store,
         telemetry,
-        own_host: service::OwnHost { address: format!("unix:{}", socket.display()), underlay: underlay(&config) },
+        own_host,
         hosts_address: listener.address,
         hosts,
         epoch,
@@ -259,7 +279,6 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         "controller",
         stop.clone(),
     )?;
-    shared.look_at_own_host().await;
     let own_host = tokio::spawn(Arc::clone(&shared).watch_own_host());
     tracing::info!(epoch, socket = %config.controller_socket().display(), "controller serves");
     if background {
@@ -275,6 +294,7 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     listener.ended().await;
     // It may be asking the agent, which is there still, and nothing depends on the answer.
     own_host.abort();
+    shared.fleet.ended().await;
     shared.telemetry.shutdown().await;
     if let Some((agent, server)) = embedded {
         server.ended().await;

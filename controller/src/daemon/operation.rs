@@ -1,17 +1,17 @@
-//! Operations: journalled before they act, followed to their end also when the caller has gone, summed up.
+//! Operations: journalled before they act, summed up at their end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fleet_proto::v1::up_event::Event;
-use fleet_proto::v1::{OperationSummary, Outcome, OutcomeFold, Progress, UpEvent};
+use fleet_proto::v1::{OperationSummary, Outcome, OutcomeFold, UpEvent};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::store::{Begun, Store};
 
-/// Steps that may wait for a slow caller. A caller that is slower misses none: the agent's stream waits.
+/// Steps that may wait for a slow caller; one that is slower misses some, and never the summary.
 const QUEUE: usize = 16;
 
 /// How a caller follows an operation.
@@ -50,10 +50,10 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Adds what a host said at the end.
-    pub fn add(&mut self, last: &Progress) {
-        self.targets += last.targets;
-        for fold in &last.folds {
+    /// Adds targets with their outcomes.
+    pub fn add(&mut self, targets: u32, folds: &[OutcomeFold]) {
+        self.targets += targets;
+        for fold in folds {
             let same = |known: &&mut OutcomeFold| known.outcome == fold.outcome && known.reason == fold.reason;
             match self.folds.iter_mut().find(same) {
                 Some(known) => {
@@ -80,40 +80,6 @@ impl Sum {
     pub fn summary(self, since: Instant) -> OperationSummary {
         let elapsed = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         OperationSummary { targets: self.targets, folds: self.folds, elapsed_ms: elapsed }
-    }
-}
-
-/// How a relayed stream ended.
-pub enum Relayed {
-    /// With a last step that sums it up.
-    Finished(Box<Progress>),
-    /// The caller went away in the middle.
-    Abandoned,
-}
-
-/// Hands an agent's steps on to the caller until the last one. When the caller goes away, the agent's stream is
-/// dropped, which tells the agent to begin nothing more.
-///
-/// # Errors
-/// What the agent said, when it could not do it.
-pub async fn relay(mut stream: Streaming<Progress>, teller: &Teller) -> Result<Relayed, Status> {
-    loop {
-        let step = tokio::select! {
-            step = stream.message() => step?,
-            () = teller.closed() => return Ok(Relayed::Abandoned),
-        };
-        let Some(step) = step else {
-            return Err(Status::unavailable("the agent ended its answer before its last step"));
-        };
-        if step.finished {
-            let last = step.clone();
-            // A caller that left misses the last step; the operation is done all the same.
-            drop(teller.send(event(Event::Progress(step))).await);
-            return Ok(Relayed::Finished(Box::new(last)));
-        }
-        if teller.send(event(Event::Progress(step))).await.is_err() {
-            return Ok(Relayed::Abandoned);
-        }
     }
 }
 

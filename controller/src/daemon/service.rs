@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
+use fleet_core::Input;
 use fleet_proto::v1::controller_server::{Controller, ControllerServer};
 use fleet_proto::v1::exec_input;
 use fleet_proto::v1::up_event::Event;
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::agents::Agents;
+use super::fleet::{Act, Fleet};
 use super::hosts::Hosts;
-use super::operation::{self, Follow, Relayed, Sum};
-use super::plans::Plans;
-use super::store::{Store, StoreError};
+use super::operation::{self, Follow};
+use super::store::Store;
 use super::telemetry::Telemetry;
 use super::{exec, prove};
 
@@ -31,9 +31,9 @@ const PROBE_ATTEMPTS: u32 = 3;
 pub struct Shared {
     /// The way to the agents.
     pub agents: Agents,
-    /// Compiled plans.
-    pub plans: Plans,
-    /// Specs and journal.
+    /// What is wanted, and where it is.
+    pub fleet: Arc<Fleet>,
+    /// What is remembered.
     pub store: Arc<Store>,
     /// Writer and queries.
     pub telemetry: Telemetry,
@@ -77,10 +77,6 @@ struct Service {
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn store_failed(error: StoreError) -> Status {
-    Status::internal(error.to_string())
-}
-
 fn required<T>(value: Option<T>, what: &str) -> Result<T, Status> {
     value
         .ok_or_else(|| Status::invalid_argument(format!("the request lacks its {what}; use a `fleet` of this version")))
@@ -89,12 +85,10 @@ fn required<T>(value: Option<T>, what: &str) -> Result<T, Status> {
 impl Shared {
     /// Asks the agent of the controller's own host what it is, for the registry. It tells nobody by itself.
     pub async fn look_at_own_host(&self) {
-        match self.agents.info().await {
-            Ok(infos) => {
-                for info in infos {
-                    if let Err(error) = self.hosts.own_host(info, &self.own_host.address, &self.own_host.underlay) {
-                        tracing::error!(%error, "the controller's own host is not among the hosts");
-                    }
+        match self.agents.own_info().await {
+            Ok(info) => {
+                if let Err(error) = self.hosts.own_host(info, &self.own_host.address, &self.own_host.underlay) {
+                    tracing::error!(%error, "the controller's own host is not among the hosts");
                 }
             }
             Err(status) => {
@@ -116,99 +110,40 @@ impl Shared {
         }
     }
 
-    fn header(&self, op: &OpHeader) -> OpHeader {
-        OpHeader { op_id: op.op_id.clone(), epoch: self.epoch, generation: op.generation }
-    }
-
     async fn up(self: Arc<Self>, op: OpHeader, spec: Spec, teller: operation::Teller) {
-        let since = Instant::now();
         let telemetry = self.telemetry.status();
         // Before the first word on the server there is no reason either.
         if !telemetry.on && !telemetry.reason.is_empty() {
-            // A caller that has gone is noticed below.
+            // A caller that has gone changes nothing.
             drop(teller.send(operation::event(Event::Note(format!("telemetry is off: {}", telemetry.reason)))).await);
         }
-        match self.apply(&op, &spec, &teller).await {
-            Ok(Some(last)) => {
-                let mut sum = Sum::default();
-                sum.add(&last);
-                operation::finish(&self.store, &op.op_id, sum.summary(since), &teller).await;
-            }
-            Ok(None) => tracing::info!(experiment = spec.experiment, "up was abandoned by its caller"),
+        match self.fleet.up(&op.op_id, spec, &teller).await {
+            Ok(summary) => operation::finish(&self.store, &op.op_id, summary, &teller).await,
             Err(status) => drop(teller.send(Err(status)).await),
         }
     }
 
-    /// Stores the spec, has it applied, and puts the old spec back when nothing came of it.
-    async fn apply(&self, op: &OpHeader, spec: &Spec, teller: &operation::Teller) -> Result<Option<Progress>, Status> {
-        let before = self.store.spec(&spec.experiment).map_err(store_failed)?;
-        self.store.put_spec(spec).map_err(store_failed)?;
-        let request = ApplyRequest { op: Some(self.header(op)), spec: Some(spec.clone()), dry_run: false };
-        let relayed = match self.agents.client().apply(request).await {
-            Ok(stream) => operation::relay(stream.into_inner(), teller).await,
-            Err(status) => Err(status),
-        };
-        let failed = |last: &Progress| last.folds.iter().any(|fold| fold.outcome() == Outcome::Failed);
-        let rollback = spec.options.as_ref().is_some_and(|options| options.rollback);
-        let undone = match &relayed {
-            // Refused before anything was touched, or the agent has undone it.
-            Err(_) => true,
-            Ok(Relayed::Finished(last)) => rollback && failed(last),
-            Ok(Relayed::Abandoned) => false,
-        };
-        if undone {
-            match before {
-                Some(before) => self.store.put_spec(&before),
-                None => self.store.remove_spec(&spec.experiment).map(drop),
-            }
-            .map_err(store_failed)?;
-            self.plans.forget(&spec.experiment);
-        }
-        match relayed? {
-            Relayed::Finished(last) => Ok(Some(*last)),
-            Relayed::Abandoned => Ok(None),
-        }
-    }
-
     async fn down(self: Arc<Self>, op: OpHeader, names: Vec<String>, teller: operation::Teller) {
-        let since = Instant::now();
-        let mut sum = Sum::default();
-        for name in names {
-            let request = RemoveRequest { op: Some(self.header(&op)), experiment: name.clone() };
-            let relayed = match self.agents.client().remove(request).await {
-                Ok(stream) => operation::relay(stream.into_inner(), &teller).await,
-                Err(status) => Err(status),
-            };
-            match relayed {
-                Ok(Relayed::Finished(last)) => {
-                    sum.add(&last);
-                    self.plans.forget(&name);
-                    if let Err(error) = self.store.remove_spec(&name) {
-                        sum.add_failed(&name, &error.to_string());
-                    }
-                }
-                Ok(Relayed::Abandoned) => return,
-                Err(status) => sum.add_failed(&name, status.message()),
-            }
+        let summary = self.fleet.down(&op.op_id, names, &teller).await;
+        operation::finish(&self.store, &op.op_id, summary, &teller).await;
+    }
+
+    /// Refuses an experiment that is not there, with those that are.
+    fn known(&self, experiment: &str) -> Result<(), Status> {
+        let known = self.fleet.experiments();
+        if known.iter().any(|name| name == experiment) {
+            return Ok(());
         }
-        operation::finish(&self.store, &op.op_id, sum.summary(since), &teller).await;
+        let up = if known.is_empty() { "nothing is up".to_owned() } else { format!("up are: {}", known.join(", ")) };
+        Err(Status::not_found(format!("no experiment `{experiment}`\nhelp: {up}")))
     }
 
-    /// Names of all experiments: those of the store and those that only the hosts know.
-    async fn experiments(&self) -> Result<Vec<String>, Status> {
-        let mut names: Vec<String> =
-            self.store.specs().map_err(store_failed)?.into_iter().map(|spec| spec.experiment).collect();
-        names.extend(self.agents.experiments().await?.into_iter().map(|status| status.experiment));
-        names.sort();
-        names.dedup();
-        Ok(names)
-    }
-
-    async fn prove_all(self: Arc<Self>, spec: Spec, sender: tokio::sync::mpsc::Sender<Result<CheckResult, Status>>) {
-        let plan = match self.plans.compile(&spec) {
-            Ok(plan) => plan,
-            Err(status) => return drop(sender.send(Err(status)).await),
-        };
+    async fn prove_all(
+        self: Arc<Self>,
+        spec: Spec,
+        plan: Arc<netlang::Plan>,
+        sender: tokio::sync::mpsc::Sender<Result<CheckResult, Status>>,
+    ) {
         // What packets cannot show on a running network was proved on its plan.
         for (check, (from, to, expect)) in plan.checks().iter().filter_map(|c| Some((c, c.echoes()?))) {
             let proof = prove::plan(&plan, from, to);
@@ -218,11 +153,8 @@ impl Shared {
                 timeout_ms: PROBE_TIMEOUT_MS,
                 attempts: PROBE_ATTEMPTS,
             };
-            let result = match self.agents.client().prove(request).await {
-                Ok(reply) => Ok(prove::judge(check, expect, &proof, reply.get_ref())),
-                Err(status) => Err(status),
-            };
-            if sender.send(result).await.is_err() {
+            let reply = self.fleet.prove(request).await;
+            if sender.send(Ok(prove::judge(check, expect, &proof, &reply))).await.is_err() {
                 return;
             }
         }
@@ -243,11 +175,12 @@ impl Controller for Service {
     type TelemetryTailStream = BoxStream<TelemetryBatch>;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        self.shared.look_at_own_host().await;
         Ok(Response::new(StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             epoch: self.shared.epoch,
-            hosts: self.shared.agents.info().await?,
+            hosts: self.shared.hosts.list().into_iter().filter_map(|host| host.info).collect(),
             telemetry: Some(self.shared.telemetry.status()),
             metrics_address: self.shared.metrics_address.clone(),
             started_ms: self.shared.started_ms,
@@ -257,7 +190,6 @@ impl Controller for Service {
     async fn up(&self, request: Request<UpRequest>) -> Result<Response<Self::UpStream>, Status> {
         let UpRequest { op, spec } = request.into_inner();
         let (op, spec) = (required(op, "op")?, required(spec, "spec")?);
-        self.shared.plans.compile(&spec)?;
         let (teller, follow) = operation::follow();
         match operation::begin(&self.shared.store, &op.op_id)? {
             Some(summary) => drop(teller.try_send(operation::event(Event::Summary(summary)))),
@@ -274,15 +206,12 @@ impl Controller for Service {
             drop(teller.try_send(operation::event(Event::Summary(summary))));
             return Ok(Response::new(follow));
         }
-        let known = self.shared.experiments().await?;
+        self.shared.look_at_own_host().await;
         let names = if experiment.is_empty() {
-            known
-        } else if known.contains(&experiment) {
-            vec![experiment]
+            self.shared.fleet.experiments()
         } else {
-            let up =
-                if known.is_empty() { "nothing is up".to_owned() } else { format!("up are: {}", known.join(", ")) };
-            return Err(Status::not_found(format!("no experiment `{experiment}`\nhelp: {up}")));
+            self.shared.known(&experiment)?;
+            vec![experiment]
         };
         tokio::spawn(Arc::clone(&self.shared).down(op, names, teller));
         Ok(Response::new(follow))
@@ -291,59 +220,32 @@ impl Controller for Service {
     async fn ps(&self, request: Request<ListRequest>) -> Result<Response<Self::PsStream>, Status> {
         let request = request.into_inner();
         if !request.experiment.is_empty() {
-            let known = self.shared.experiments().await?;
-            if !known.contains(&request.experiment) {
-                let up =
-                    if known.is_empty() { "nothing is up".into() } else { format!("up are: {}", known.join(", ")) };
-                return Err(Status::not_found(format!("no experiment `{}`\nhelp: {up}", request.experiment)));
-            }
+            self.shared.known(&request.experiment)?;
         }
-        let stream = self.shared.agents.client().list(request).await?.into_inner();
-        Ok(Response::new(Box::pin(stream)))
+        Ok(Response::new(Box::pin(self.shared.fleet.list(request))))
     }
 
     async fn diff(&self, request: Request<UpRequest>) -> Result<Response<Difference>, Status> {
-        let UpRequest { op, spec } = request.into_inner();
-        let (op, spec) = (required(op, "op")?, required(spec, "spec")?);
-        self.shared.plans.compile(&spec)?;
-        let request = ApplyRequest { op: Some(self.shared.header(&op)), spec: Some(spec), dry_run: true };
-        let mut steps = self.shared.agents.client().apply(request).await?.into_inner();
-        while let Some(step) = steps.message().await? {
-            if let Some(difference) = step.difference {
-                return Ok(Response::new(difference));
-            }
-        }
-        Err(Status::internal("the agent gave no difference"))
+        let UpRequest { spec, .. } = request.into_inner();
+        let spec = required(spec, "spec")?;
+        Ok(Response::new(self.shared.fleet.difference(&spec).await?))
     }
 
     async fn act(&self, request: Request<ControllerActRequest>) -> Result<Response<Self::ActStream>, Status> {
-        let ControllerActRequest { op, target, action, force, name } = request.into_inner();
+        let request = request.into_inner();
+        let action = request.action();
+        let ControllerActRequest { op, target, force, name, .. } = request;
         let op = required(op, "op")?;
         let (teller, follow) = operation::follow();
         if let Some(summary) = operation::begin(&self.shared.store, &op.op_id)? {
             drop(teller.try_send(operation::event(Event::Summary(summary))));
             return Ok(Response::new(follow));
         }
-        let found = self.shared.plans.resolve(&target)?;
-        let request = ActRequest {
-            op: Some(self.shared.header(&op)),
-            experiment: found.experiment.clone(),
-            ranges: found.wire_ranges(),
-            action,
-            force,
-            name,
-        };
-        let steps = self.shared.agents.client().act(request).await?.into_inner();
-        let store = Arc::clone(&self.shared.store);
+        let found = self.shared.fleet.resolve(&target)?;
+        let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            let since = Instant::now();
-            match operation::relay(steps, &teller).await {
-                Ok(Relayed::Finished(last)) => {
-                    let mut sum = Sum::default();
-                    sum.add(&last);
-                    operation::finish(&store, &op.op_id, sum.summary(since), &teller).await;
-                }
-                Ok(Relayed::Abandoned) => {}
+            match shared.fleet.act(&op.op_id, &found, Act { action, force, name }, &teller).await {
+                Ok(summary) => operation::finish(&shared.store, &op.op_id, summary, &teller).await,
                 Err(status) => drop(teller.send(Err(status)).await),
             }
         });
@@ -351,15 +253,15 @@ impl Controller for Service {
     }
 
     async fn snapshots(&self, request: Request<SnapshotsRequest>) -> Result<Response<SnapshotsReply>, Status> {
-        self.shared.agents.client().snapshots(request.into_inner()).await
+        Ok(Response::new(self.shared.fleet.snapshots(request.into_inner()).await?))
     }
 
     async fn prove(&self, request: Request<ControllerProveRequest>) -> Result<Response<Self::ProveStream>, Status> {
         let experiment = request.into_inner().experiment;
-        let spec = self.shared.store.spec(&experiment).map_err(store_failed)?;
-        let spec = spec.ok_or_else(|| Status::not_found(format!("no experiment `{experiment}`")))?;
+        let known = self.shared.fleet.spec(&experiment);
+        let (spec, plan) = known.ok_or_else(|| Status::not_found(format!("no experiment `{experiment}`")))?;
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        tokio::spawn(Arc::clone(&self.shared).prove_all(spec, sender));
+        tokio::spawn(Arc::clone(&self.shared).prove_all(spec, plan, sender));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 
@@ -369,8 +271,8 @@ impl Controller for Service {
             Some(ExecInput { input: Some(exec_input::Input::Open(open)) }) => open,
             _ => return Err(Status::invalid_argument("the first message of an exec must open it")),
         };
-        let target = self.shared.plans.resolve(&open.target)?;
-        Ok(Response::new(Box::pin(exec::run(self.shared.agents.clone(), target, open, input))))
+        let target = self.shared.fleet.resolve(&open.target)?;
+        Ok(Response::new(Box::pin(exec::run(&self.shared, target, open, input))))
     }
 
     async fn console(
@@ -383,21 +285,25 @@ impl Controller for Service {
             Some(SessionInput { input: Some(session_input::Input::Open(open)) }) => open,
             _ => return Err(Status::invalid_argument("the first message of a console must open it")),
         };
-        (open.experiment, open.vm) = self.shared.plans.resolve_one(&open.vm)?;
+        let host;
+        (open.experiment, open.vm, host) = self.shared.fleet.resolve_one(&open.vm)?;
         let opening = SessionInput { input: Some(session_input::Input::Open(open)) };
         let rest = input.filter_map(|message| std::future::ready(message.ok()));
-        let stream = self.shared.agents.client().console(futures::stream::iter([opening]).chain(rest)).await?;
+        let mut agent = self.shared.agents.client(&host).await?;
+        let stream = agent.console(futures::stream::iter([opening]).chain(rest)).await?;
         Ok(Response::new(stream.into_inner()))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let mut request = request.into_inner();
-        (request.experiment, request.vm) = self.shared.plans.resolve_one(&request.vm)?;
-        Ok(Response::new(self.shared.agents.client().logs(request).await?.into_inner()))
+        let host;
+        (request.experiment, request.vm, host) = self.shared.fleet.resolve_one(&request.vm)?;
+        let mut agent = self.shared.agents.client(&host).await?;
+        Ok(Response::new(agent.logs(request).await?.into_inner()))
     }
 
     async fn ksm(&self, request: Request<KsmRequest>) -> Result<Response<KsmReply>, Status> {
-        Ok(Response::new(self.shared.agents.ksm(request.into_inner()).await?))
+        Ok(Response::new(self.shared.fleet.ksm(request.into_inner()).await))
     }
 
     async fn hosts(&self, _: Request<HostsRequest>) -> Result<Response<HostsReply>, Status> {
@@ -406,7 +312,15 @@ impl Controller for Service {
     }
 
     async fn change_hosts(&self, request: Request<ChangeHostsRequest>) -> Result<Response<ChangeHostsReply>, Status> {
-        self.shared.hosts.ask_change(request.get_ref()).map(Response::new)
+        let request = request.into_inner();
+        // What is on drained hosts must find another place, or nothing is changed.
+        let names = request.names.clone();
+        match request.change() {
+            HostChange::Drain => drop(self.shared.fleet.change(|op_id| Input::Drain { op_id, hosts: names })?),
+            HostChange::Undrain => drop(self.shared.fleet.change(|op_id| Input::Undrain { op_id, hosts: names })?),
+            _ => {}
+        }
+        self.shared.hosts.ask_change(&request).map(Response::new)
     }
 
     async fn issue_token(&self, request: Request<IssueTokenRequest>) -> Result<Response<IssuedToken>, Status> {
@@ -440,7 +354,10 @@ impl Controller for Service {
             || (self.shared.started_by_command
                 // Hosts that have joined need it.
                 && self.shared.hosts_address.is_none()
-                && self.shared.experiments().await?.is_empty());
+                && {
+                    self.shared.look_at_own_host().await;
+                    self.shared.fleet.experiments().is_empty()
+                });
         if ending {
             self.shared.stop.cancel();
         }

@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use fleet_proto::v1::{OperationSummary, Spec};
+use fleet_proto::v1::OperationSummary;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 
-/// Experiment name -> [`Spec`].
-const SPECS: TableDefinition<&str, &[u8]> = TableDefinition::new("specs");
+/// The records of fleet-core, by its own keys.
+const CORE: TableDefinition<&str, &[u8]> = TableDefinition::new("core");
 /// Operation id -> its [`OperationSummary`], empty while it is under way.
 const OPERATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("operations");
 /// Order of arrival -> operation id: what is forgotten first.
@@ -76,7 +76,7 @@ impl Store {
             .map_err(|error| StoreError::Database { path: name.clone(), source: Box::new(error.into()) })?;
         let store = Self { database, path: name };
         store.write(|write| {
-            write.open_table(SPECS)?;
+            write.open_table(CORE)?;
             write.open_table(OPERATIONS)?;
             write.open_table(ARRIVALS)?;
             write.open_table(META)?;
@@ -99,51 +99,37 @@ impl Store {
         })
     }
 
-    /// Remembers what is wanted of an experiment.
+    /// Writes what fleet-core wants remembered, all of it or nothing.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn put_spec(&self, spec: &Spec) -> Result<(), StoreError> {
-        let bytes = spec.encode_to_vec();
+    pub fn put_core(&self, records: &[fleet_core::Record]) -> Result<(), StoreError> {
         self.write(|write| {
-            write.open_table(SPECS)?.insert(spec.experiment.as_str(), bytes.as_slice())?;
+            let mut table = write.open_table(CORE)?;
+            for record in records {
+                match &record.value {
+                    Some(value) => drop(table.insert(record.key.as_str(), value.as_slice())?),
+                    None => drop(table.remove(record.key.as_str())?),
+                }
+            }
             Ok(())
         })
     }
 
-    /// Forgets an experiment; `false` when there was none.
+    /// Everything that fleet-core wanted remembered.
     ///
     /// # Errors
-    /// When the store cannot be written.
-    pub fn remove_spec(&self, experiment: &str) -> Result<bool, StoreError> {
-        self.write(|write| Ok(write.open_table(SPECS)?.remove(experiment)?.is_some()))
-    }
-
-    /// What is wanted of one experiment.
-    ///
-    /// # Errors
-    /// When the store cannot be read or the record is damaged.
-    pub fn spec(&self, experiment: &str) -> Result<Option<Spec>, StoreError> {
-        let bytes =
-            self.read(|read| Ok(read.open_table(SPECS)?.get(experiment)?.map(|value| value.value().to_vec())))?;
-        bytes.map(|bytes| decode(experiment, &bytes)).transpose()
-    }
-
-    /// All experiments that were asked for, by name.
-    ///
-    /// # Errors
-    /// When the store cannot be read or a record is damaged.
-    pub fn specs(&self) -> Result<Vec<Spec>, StoreError> {
-        let rows = self.read(|read| {
-            let table = read.open_table(SPECS)?;
+    /// When the store cannot be read.
+    pub fn core(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.read(|read| {
+            let table = read.open_table(CORE)?;
             let mut rows = Vec::new();
             for row in table.iter()? {
                 let (key, value) = row?;
                 rows.push((key.value().to_owned(), value.value().to_vec()));
             }
             Ok(rows)
-        })?;
-        rows.iter().map(|(key, bytes)| decode(key, bytes)).collect()
+        })
     }
 
     /// Writes an operation into the journal before it acts.
@@ -255,15 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn specs_come_back_as_they_were_put() {
+    fn records_of_the_core_come_back_as_they_were_put() {
         let (_dir, store) = store();
-        let spec = Spec { experiment: "hello".into(), source: "lan a".into(), ..Spec::default() };
-        store.put_spec(&spec).unwrap();
-        assert_eq!(store.spec("hello").unwrap(), Some(spec.clone()));
-        assert_eq!(store.specs().unwrap(), vec![spec]);
-        assert!(store.remove_spec("hello").unwrap());
-        assert!(!store.remove_spec("hello").unwrap());
-        assert_eq!(store.spec("hello").unwrap(), None);
+        let record =
+            |key: &str, value: Option<&[u8]>| fleet_core::Record { key: key.into(), value: value.map(<[u8]>::to_vec) };
+        store.put_core(&[record("a", Some(b"1")), record("b", Some(b"2"))]).unwrap();
+        store.put_core(&[record("a", None), record("b", Some(b"3"))]).unwrap();
+        assert_eq!(store.core().unwrap(), [("b".to_owned(), b"3".to_vec())]);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Telemetry in the controller: samples and events come from the agents and go to MongoDB; questions go the other way.
 //! Nothing here is ever waited for by an operation.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod feeds;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fleet_proto::v1::{
-    EventAcknowledgement, TelemetryBatch, TelemetryQueryRequest, TelemetryRequest, TelemetryRows, TelemetryStatus,
-};
+use fleet_proto::v1::{TelemetryBatch, TelemetryQueryRequest, TelemetryRows, TelemetryStatus};
 use fleet_telemetry_db::{
-    NotConnected, Query, QueryError, Selection, ServerConfig, ServerSupervisor, TelemetrySink, VmNames, Writer,
-    WriterConfig, WriterStatus,
+    NotConnected, Query, QueryError, Selection, ServerConfig, ServerSupervisor, VmNames, Writer, WriterConfig,
+    WriterStatus,
 };
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -17,13 +17,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use self::feeds::{Feeds, events, samples, tail};
 use super::agents::Agents;
-use super::plans::Target;
+use super::hosts::Hosts;
 use super::service::Shared;
+use super::targets::Target;
 use crate::config::Config;
 
-/// Between two tries to reach an agent whose stream broke.
-const RETRY: Duration = Duration::from_secs(2);
 /// What is still in the queue when the controller ends may take so long.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// A query waits so long for the server.
@@ -61,7 +61,7 @@ impl Wanted {
 pub struct Telemetry {
     /// None when it is switched off, and after the end.
     parts: Mutex<Option<Parts>>,
-    agents: Agents,
+    feeds: Feeds,
 }
 
 struct Parts {
@@ -71,19 +71,20 @@ struct Parts {
 
 impl Telemetry {
     /// Starts the server where fleet runs one, the writer, and what feeds it. Returns at once.
-    pub async fn start(config: &Config, agents: Agents, stop: &CancellationToken) -> Self {
+    pub async fn start(config: &Config, agents: Agents, hosts: &Arc<Hosts>, stop: &CancellationToken) -> Self {
+        let feeds = Feeds { agents, hosts: Arc::clone(hosts) };
         if !config.telemetry {
-            return Self { parts: Mutex::new(None), agents };
+            return Self { parts: Mutex::new(None), feeds };
         }
         let local = ServerConfig::local(config.state_dir.join("mongo"));
         let server = ServerSupervisor::start(ServerConfig { uri: config.mongodb.clone(), ..local });
         let writer = Writer::start(WriterConfig::default(), server.state());
         // They end with the token; nobody needs to wait for them.
-        let (of, sink) = (agents.clone(), writer.sink());
-        tokio::spawn(keep_feeding("samples", stop.clone(), move || samples(of.clone(), sink.clone())));
-        let (of, sink) = (agents.clone(), writer.sink());
-        tokio::spawn(keep_feeding("events", stop.clone(), move || events(of.clone(), sink.clone())));
-        Self { parts: Mutex::new(Some(Parts { server, writer })), agents }
+        let sink = writer.sink();
+        tokio::spawn(feeds.clone().of_all(stop.clone(), move |host| samples(host, sink.clone())));
+        let sink = writer.sink();
+        tokio::spawn(feeds.clone().of_all(stop.clone(), move |host| events(host, sink.clone())));
+        Self { parts: Mutex::new(Some(Parts { server, writer })), feeds }
     }
 
     fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
@@ -146,29 +147,15 @@ impl Telemetry {
         events_only: bool,
         wanted: Wanted,
     ) -> impl Stream<Item = Result<TelemetryBatch, Status>> + Send + use<> {
-        let mut client = self.agents.client();
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let stop = CancellationToken::new();
+        let feeds = self.feeds.clone();
         tokio::spawn(async move {
-            let mut batches = match client.telemetry(TelemetryRequest {}).await {
-                Ok(batches) => batches.into_inner(),
-                Err(status) => return drop(sender.send(Err(status)).await),
-            };
-            loop {
-                let batch = tokio::select! {
-                    () = sender.closed() => return,
-                    batch = batches.message() => batch,
-                };
-                let batch = match batch.transpose() {
-                    Some(Ok(batch)) => match wanted.select(batch, events_only) {
-                        Some(batch) => Ok(batch),
-                        None => continue,
-                    },
-                    Some(Err(status)) => Err(status),
-                    None => return,
-                };
-                if sender.send(batch).await.is_err() {
-                    return;
-                }
+            let gone = sender.clone();
+            let feed = feeds.of_all(stop.clone(), move |host| tail(host, events_only, wanted.clone(), sender.clone()));
+            tokio::select! {
+                () = feed => {}
+                () = gone.closed() => stop.cancel(),
             }
         });
         ReceiverStream::new(receiver)
@@ -198,50 +185,6 @@ fn query_failed(error: QueryError) -> Status {
     }
 }
 
-/// Feeds the writer with samples, best effort, until the agent's stream breaks.
-async fn samples(agents: Agents, sink: TelemetrySink) -> Result<(), Status> {
-    let mut batches = agents.client().telemetry(TelemetryRequest {}).await?.into_inner();
-    while let Some(mut batch) = batches.message().await? {
-        // Events go the acknowledged way.
-        batch.events.clear();
-        sink.offer(batch);
-    }
-    Ok(())
-}
-
-/// Feeds the writer with events; an agent keeps each one until the writer has taken it.
-async fn events(agents: Agents, sink: TelemetrySink) -> Result<(), Status> {
-    let (acknowledge, acknowledged) = mpsc::channel(QUEUE);
-    let mut batches = agents.client().events(ReceiverStream::new(acknowledged)).await?.into_inner();
-    while let Some(batch) = batches.message().await? {
-        let ids = batch.events.iter().map(|event| event.id.clone()).collect();
-        sink.offer(batch);
-        if acknowledge.send(EventAcknowledgement { ids }).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Begins a feed again whenever it breaks, until told to stop.
-async fn keep_feeding<F>(what: &'static str, stop: CancellationToken, feed: impl Fn() -> F)
-where
-    F: Future<Output = Result<(), Status>>,
-{
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            ended = feed() => if let Err(status) = ended {
-                tracing::debug!(what, reason = status.message(), "an agent's stream broke");
-            },
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-}
-
 impl Shared {
     /// Which samples a target means. Telemetry outlives its experiment, so a target of one that is down is taken by
     /// its words: `hello`, `hello.alice`, `hello.web[3]`, `hello.web[0..10]`.
@@ -249,7 +192,7 @@ impl Shared {
         if target.is_empty() {
             return Wanted::default();
         }
-        match self.plans.resolve(target) {
+        match self.fleet.resolve(target) {
             // The whole of it: its own events and its routers' ports as well as its VMs.
             Ok(found) if found.experiment == target && found.is_all() => {
                 Wanted { experiment: Some(found.experiment), vms: Vec::new() }

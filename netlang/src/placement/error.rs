@@ -14,6 +14,13 @@ fn vms(count: u64) -> String {
     format!("{} VM{}", crate::text::thousands(count), if count == 1 { "" } else { "s" })
 }
 
+/// The factor that a file would have to promise by, where that is not out of reason.
+fn promise(needed: u64, available: u64) -> String {
+    const MOST: u64 = 16;
+    let factor = needed.div_ceil(available.max(1)).max(2);
+    if factor > MOST { String::new() } else { format!(", promise more than there is with `overcommit {factor}`") }
+}
+
 fn of_hosts(count: u64) -> String {
     format!("{count} host{}", if count == 1 { "" } else { "s" })
 }
@@ -49,7 +56,10 @@ pub enum PlaceError {
         host: String,
     },
     /// A VM is larger than every host.
-    #[error("{what} needs {} of memory, and no host has more than {}; give it less `mem`", size(*.needed), size(*.largest))]
+    #[error(
+        "{what} needs {} of memory, and no host has more than {}; give it less `mem`{}",
+        size(*.needed), size(*.largest), promise(*.needed, *.largest)
+    )]
     TooLarge {
         /// The VM.
         what: String,
@@ -60,8 +70,8 @@ pub enum PlaceError {
     },
     /// There is not enough memory.
     #[error(
-        "{} need {} on {wanted}, there are {} on {hosts}; give them less `mem`, start fewer, or add hosts",
-        vms(*.count), size(*.needed), size(*.available)
+        "{} need {} on {wanted}, there are {} on {hosts}; give them less `mem`{}, start fewer, or add hosts",
+        vms(*.count), size(*.needed), size(*.available), promise(*.needed, *.available)
     )]
     Memory {
         /// How many VMs.

@@ -106,9 +106,9 @@ const VM: &[Property] = &[
     prop("ksm", &[arg("mode", Ty::Choice(&["on", "off", "aggressive"]))], "merging of equal memory pages"),
     prop("console", &[arg("mode", ON_OFF)], "whether the console is kept").later(),
     prop("needs", &[arg("device", Ty::Choice(&["camera"]))], "a device that must be lent to the VM").later(),
-    prop("apart", &[], "no two of the group on one host").later(),
-    prop("together", &[], "all of the group on one host").later(),
-    prop("place", &[], "where the VM may run").with(HOSTS).later(),
+    prop("apart", &[], "no two of the group on one host"),
+    prop("together", &[], "all of the group on one host"),
+    prop("place", &[], "where the VM may run").with(HOSTS),
 ];
 
 const LAN_BLOCK: &[Property] = &[
@@ -252,7 +252,7 @@ pub const KEYWORDS: &[Keyword] = &[
     word("external", "external NAME { … }", EXTERNAL_BLOCK, "a network outside, on a host's interface")
         .file_only()
         .later(),
-    word("place", "place TARGET { … } | place together|apart", PLACE_BLOCK, "which hosts run what").later(),
+    word("place", "place TARGET { … } | place together|apart", PLACE_BLOCK, "which hosts run what"),
     word("telemetry", "telemetry { … }", TELEMETRY_BLOCK, "what is measured").file_only().later(),
     word("experiment", "experiment NAME { … }", EXPERIMENT, "what happens when").file_only().later(),
 ];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{Action, Answer, Core, HostEnd, HostFacts, Input, Output, Settings, Wave, WaveTask};
-use fleet_proto::v1::{Options, Outcome, OutcomeFold, Range, Spec};
+use fleet_proto::v1::{HeldExperiment, Options, Outcome, OutcomeFold, Range, Spec};
 use netlang::VmShape;
 use prost::Message;
 
@@ -185,8 +185,10 @@ impl World {
             cores: 2,
             ..HostFacts::default()
         };
-        let input =
-            Input::Seen { facts, incarnation: agent.incarnation, holds: agent.holds.keys().cloned().collect(), joined };
+        let held =
+            |(name, held): (&String, &Held)| HeldExperiment { experiment: name.clone(), generation: held.generation };
+        let holds = agent.holds.iter().map(held).collect();
+        let input = Input::Seen { facts, incarnation: agent.incarnation, holds, joined };
         self.give(input);
     }
 

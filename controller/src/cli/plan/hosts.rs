@@ -1,19 +1,12 @@
-//! The hosts that `fleet plan` plans for: those of a file, or this one alone; and what a VM takes on them.
+//! The hosts that `fleet plan` plans for: those of a file, or this one alone.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use fleet_images::ImageStore;
-use netlang::{Host, HypervisorKind, Plan, VmShape};
+use netlang::Host;
 use serde::Deserialize;
 
 use crate::cli::{Context, Failure};
 use crate::size::size;
-
-const MIB: u64 = 1 << 20;
-/// Memory of a VM whose file gives none, as long as its image is not here to say so: that of the image `tiny`.
-const DEFAULT_UML: u64 = 48 * MIB;
-const DEFAULT_QEMU: u64 = 96 * MIB;
 
 /// A file of hosts.
 #[derive(Debug, Deserialize)]
@@ -92,47 +85,6 @@ pub fn this_one(context: &Context) -> Result<Host, Failure> {
         cores: u32::try_from(cores).unwrap_or(u32::MAX),
         closed: false,
     })
-}
-
-/// What VMs come to use on a host: looked up once an image.
-pub struct Commitments {
-    preferred: HypervisorKind,
-    /// Memory of VMs whose file gives none, by image: on UML and on QEMU.
-    images: HashMap<String, (u64, u64)>,
-}
-
-impl Commitments {
-    /// Asks the image store, if there is one, for the images of a plan.
-    pub fn of(context: &Context, plan: &Plan) -> Self {
-        let folder = &context.config.image_store;
-        // Opening a store makes it; planning makes nothing.
-        let store = folder.is_dir().then(|| ImageStore::open(folder).ok()).flatten();
-        let mut images = HashMap::new();
-        for group in plan.groups().filter(|group| group.memory.is_none()) {
-            if images.contains_key(&group.image) {
-                continue;
-            }
-            let image = store.as_ref().and_then(|store| store.resolve(&group.image).ok());
-            let uml = image.as_ref().and_then(|image| image.uml.as_ref()).map(|files| files.default_mem_mib);
-            let qemu = image.as_ref().and_then(|image| image.x86.as_ref()).map(|files| files.default_mem_mib);
-            let bytes = |mib: Option<u32>, other: u64| mib.map_or(other, |mib| u64::from(mib) * MIB);
-            images.insert(group.image, (bytes(uml, DEFAULT_UML), bytes(qemu, DEFAULT_QEMU)));
-        }
-        let preferred = match context.config.hypervisor.as_deref() {
-            Some("qemu") => HypervisorKind::Qemu,
-            _ => HypervisorKind::Uml,
-        };
-        Self { preferred, images }
-    }
-
-    /// Bytes that a VM may come to use: its memory and its process.
-    pub fn bytes(&self, vm: &VmShape<'_>) -> u64 {
-        let kind = vm.hypervisor.unwrap_or(self.preferred);
-        let (uml, qemu) = self.images.get(vm.image).copied().unwrap_or((DEFAULT_UML, DEFAULT_QEMU));
-        let default = if kind == HypervisorKind::Uml { uml } else { qemu };
-        vm.committed(vm.memory.unwrap_or(default))
-            .saturating_add(fleet_agent::overhead(kind, vm.memory.unwrap_or(default)))
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::check::{not_yet, not_yet_text};
 use super::connect::{self, Start};
 use super::up::{difference_json, difference_lines, new_op};
 use super::{Context, Exit, Failure, output, source};
+use crate::commitments::Commitments;
 
 /// Version of the JSON document; it is raised when a key loses its meaning.
 const VERSION: u32 = 1;
@@ -41,8 +42,8 @@ pub async fn plan(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
         Some(file) => hosts::read(file)?,
         None => vec![hosts::this_one(context)?],
     };
-    let commitments = hosts::Commitments::of(context, plan);
-    let placement = plan.place(&hosts, &|vm| commitments.bytes(vm), None);
+    let sizes = Commitments::new(&context.config.image_store, context.config.hypervisor.clone());
+    let placement = plan.place(&hosts, &|vm| sizes.bytes(&Options::default(), vm), None);
     // What cannot run is not compared with what runs.
     let runnable = plan.unsupported().next().is_none();
     let difference = if runnable { running_difference(context, &loaded).await? } else { None };

@@ -4,12 +4,11 @@
 //! assignment only. So `fleet host ls` waits for no disk.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fleet_pki::{Authority, Credentials, HostKey, Identity, PublicKey, Serial};
-use fleet_proto::v1::{Beat, Hello, Host, HostInfo, HostRecord, HostState, RevokedCertificate, RevokedList};
+use fleet_pki::{Authority, Credentials, HostKey, Identity, Serial};
+use fleet_proto::v1::{Host, HostRecord, HostState, RevokedCertificate, RevokedList};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -19,10 +18,11 @@ use crate::daemon::store::Store;
 
 mod error;
 mod joining;
+mod presence;
+mod reading;
 mod tokens;
 
 pub use error::HostsError;
-use joining::describe;
 pub(super) use tokens::check_labels;
 
 /// Beats that may be missed before a host is unknown.
@@ -94,6 +94,8 @@ pub struct Hosts {
     changing: Mutex<()>,
     members: Mutex<BTreeMap<String, Member>>,
     revoked: watch::Sender<u64>,
+    /// Counts what changed of hosts: who is there, and what they say of themselves.
+    changes: watch::Sender<u64>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,6 +135,7 @@ impl Hosts {
             changing: Mutex::new(()),
             members: Mutex::new(members),
             revoked: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
         };
         hosts.prune()?;
         Ok(hosts)
@@ -158,9 +161,13 @@ impl Hosts {
         self.settings.epoch
     }
 
-    /// All hosts that were not removed, by name.
-    pub fn list(&self) -> Vec<Host> {
-        locked(&self.members).values().filter(|member| !member.removed()).map(Member::host).collect()
+    /// Tells of every change of hosts.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Tells of every change of the list of revoked certificates.
@@ -183,129 +190,9 @@ impl Hosts {
             Some(member) if member.record.key == record.key && !member.removed() => member.record = record,
             _ => drop(members.insert(name, Member { record, missed: None, session: CancellationToken::new() })),
         }
+        drop(members);
+        self.changed();
     }
-
-    // ---- being there ----
-
-    /// A member says hello. An earlier stream of the same host is over: it is of a process that ended, or of one that
-    /// has lost its connection.
-    ///
-    /// # Errors
-    /// When it is no member (any more), or what it says makes no sense.
-    pub fn arrive(&self, name: &str, key: &PublicKey, hello: &Hello, from: SocketAddr) -> Result<Session, HostsError> {
-        let over = CancellationToken::new();
-        self.hello(name, key, hello, from)?;
-        if let Some(member) = locked(&self.members).get_mut(name) {
-            std::mem::replace(&mut member.session, over.clone()).cancel();
-        }
-        Ok(Session { name: name.to_owned(), over })
-    }
-
-    /// A member says what it is.
-    ///
-    /// # Errors
-    /// As for [`Hosts::arrive`].
-    pub fn hello(&self, name: &str, key: &PublicKey, hello: &Hello, from: SocketAddr) -> Result<(), HostsError> {
-        let _changing = locked(&self.changing);
-        let mut record = self.record_of(name, key)?;
-        describe(&mut record, hello, from)?;
-        if let Some(host) = &mut record.host {
-            host.last_seen_ms = now_ms();
-        }
-        records::write(&self.store, &Change { hosts: vec![&record], ..Change::default() })?;
-        if let Some(member) = locked(&self.members).get_mut(name) {
-            member.record = record;
-            member.missed = Some(0);
-        }
-        Ok(())
-    }
-
-    /// A host is there still.
-    pub fn beat(&self, session: &Session, beat: &Beat) {
-        let mut members = locked(&self.members);
-        let Some(member) = members.get_mut(&session.name).filter(|_| !session.over.is_cancelled()) else { return };
-        member.missed = Some(0);
-        if let Some(host) = &mut member.record.host {
-            host.last_seen_ms = now_ms();
-            let info = host.info.get_or_insert_default();
-            info.memory_available_bytes = beat.memory_available_bytes;
-            info.memory_committed_bytes = beat.memory_committed_bytes;
-            info.vms = beat.vms;
-        }
-    }
-
-    /// The controller's own host says what it is. It needs no key: it is behind a local socket.
-    ///
-    /// # Errors
-    /// When the store cannot be written, or a host of its name has joined.
-    pub fn own_host(&self, info: HostInfo, address: &str, underlay: &str) -> Result<(), HostsError> {
-        let _changing = locked(&self.changing);
-        let before = locked(&self.members).get(&info.name).map(|member| member.record.clone());
-        if before.as_ref().is_some_and(|record| !record.key.is_empty()) {
-            return Err(HostsError::Taken(info.name));
-        }
-        let stale: Vec<String> = locked(&self.members)
-            .iter()
-            .filter(|(name, member)| member.record.key.is_empty() && **name != info.name)
-            .map(|(name, _)| name.clone())
-            .collect();
-        let name = info.name.clone();
-        let mut record = before.clone().unwrap_or_default();
-        let host = record.host.get_or_insert_default();
-        host.joined_ms = if host.joined_ms == 0 { now_ms() } else { host.joined_ms };
-        host.name.clone_from(&name);
-        host.address = address.to_owned();
-        host.underlay = underlay.to_owned();
-        host.last_seen_ms = now_ms();
-        host.info = Some(info);
-        if before.is_none() || !stale.is_empty() {
-            let forgotten = stale.iter().map(String::as_str).collect();
-            records::write(&self.store, &Change { hosts: vec![&record], forgotten, ..Change::default() })?;
-        }
-        let mut members = locked(&self.members);
-        stale.iter().for_each(|name| drop(members.remove(name)));
-        members.insert(name, Member { record, missed: Some(0), session: CancellationToken::new() });
-        Ok(())
-    }
-
-    /// The agent of the controller's own host does not answer.
-    pub fn own_host_is_silent(&self) {
-        let mut members = locked(&self.members);
-        if let Some(member) = members.values_mut().find(|member| member.record.key.is_empty()) {
-            member.missed = Some(MISSED);
-        }
-    }
-
-    /// A beat was due. Counted by this process's own ticks and not by a clock: if it was paused itself, it has counted
-    /// nothing meanwhile, and declares nobody lost who could not be heard.
-    pub fn tick(&self) {
-        let mut lost = Vec::new();
-        for (name, member) in locked(&self.members).iter_mut() {
-            // The controller's own host sends none: it is asked.
-            if member.removed() || member.record.key.is_empty() {
-                continue;
-            }
-            if let Some(missed) = &mut member.missed {
-                *missed = missed.saturating_add(1);
-                if *missed == MISSED {
-                    lost.push((name.clone(), member.record.clone()));
-                }
-            }
-        }
-        if lost.is_empty() {
-            return;
-        }
-        for (name, _) in &lost {
-            tracing::warn!(host = name, beats = MISSED, "a host is unknown: it missed its beats");
-        }
-        let change = Change { hosts: lost.iter().map(|(_, record)| record).collect(), ..Change::default() };
-        let _changing = locked(&self.changing);
-        if let Err(error) = records::write(&self.store, &change) {
-            tracing::warn!(%error, "when hosts were last seen could not be noted");
-        }
-    }
-
-    // ---- changing ----
 
     /// Changes hosts, all or none, and gives how many were not so already.
     ///
@@ -367,6 +254,7 @@ impl Hosts {
                 member.session.cancel();
             }
         }
+        self.changed();
         self.revoke()?;
         Ok(count)
     }

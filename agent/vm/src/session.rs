@@ -1,0 +1,79 @@
+//! The processes of a session, for those that have no control group.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::time::timeout;
+
+use crate::error::VmError;
+use crate::machine::{KILL_DEADLINE, pidfd_kill};
+use crate::procs::{self, Stat};
+use crate::record::ProcessId;
+
+/// A session (setsid(2)), named for good by the process that leads it, or led it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    leader: ProcessId,
+}
+
+impl Session {
+    /// The session of a process that leads it. Its number must be its own: a child that was not waited for.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn led_by(pid: i32) -> io::Result<Session> {
+        let start = Stat::read(pid)?.start;
+        Ok(Session::of(ProcessId { pid, start }))
+    }
+
+    pub(crate) fn of(leader: ProcessId) -> Session {
+        Session { leader }
+    }
+
+    /// Kills those of its processes that are seen in one look at /proc, without waiting.
+    pub fn kill(self) {
+        let seen = self.is_there().then(|| procs::session_members(self.leader.pid)).unwrap_or_default();
+        for member in seen.into_iter().filter_map(|pid| procs::pidfd_open(pid).ok()) {
+            let _ = pidfd_kill(&member);
+        }
+    }
+
+    /// A session's number is not given to a new process while it has members. So where the number belongs to another
+    /// process now, the session is gone.
+    fn is_there(self) -> bool {
+        Stat::read(self.leader.pid).map_or(true, |stat| stat.start == self.leader.start)
+    }
+
+    /// Kills all of its processes, by looking for them until there are none. Nothing is left of it then but what made a
+    /// session of its own.
+    ///
+    /// # Errors
+    /// When they are not gone in time.
+    pub async fn end(self) -> Result<(), VmError> {
+        let leader = self.leader;
+        let ending = async {
+            loop {
+                if !self.is_there() {
+                    return;
+                }
+                let found = tokio::task::spawn_blocking(move || procs::session_members(leader.pid)).await;
+                let members: Vec<OwnedFd> =
+                    found.unwrap_or_default().into_iter().filter_map(|pid| procs::pidfd_open(pid).ok()).collect();
+                if members.is_empty() {
+                    return;
+                }
+                for member in members {
+                    let _ = pidfd_kill(&member);
+                    if let Ok(member) = procs::async_fd(member, Interest::READABLE) {
+                        let _ = member.readable().await;
+                    }
+                }
+            }
+        };
+        timeout(KILL_DEADLINE, ending).await.map_err(|_| VmError::Deadline {
+            doing: format!("ending the processes of session {}", leader.pid),
+            deadline: KILL_DEADLINE,
+        })
+    }
+}
