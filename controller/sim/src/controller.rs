@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use fleet_core::{Action, Answer, Core, Input, Output, Settings, Wave, WaveTask, host_ends};
-use fleet_proto::v1::Options;
-use fleet_tree::{Call, Members, Root, recommended_k};
+use fleet_proto::v1::{ApplyTask, Options, Task, task};
+use fleet_tree::{Call, Members, Root, hash_of, recommended_k};
 use netlang::VmShape;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -15,9 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Fleet, VM_MEMORY};
 use crate::network::ROOT;
+use crate::work;
 
 /// Inputs that wait; whoever has one waits with it.
 const INBOX: usize = 1024;
+
+/// Bytes of a spec that is sent as it is.
+const LONG: usize = 64 * 1024;
 
 /// A controller that runs.
 pub struct Controller {
@@ -195,10 +200,7 @@ impl Driver {
     fn send(&mut self, wave: Wave) {
         self.fleet.state().waves += 1;
         self.fleet.note(("wave", &wave.op_id, wave.members.len()));
-        let content = match &wave.task {
-            WaveTask::Apply { spec, .. } => vec![spec.to_vec().into()],
-            WaveTask::Remove => Vec::new(),
-        };
+        let (task, content) = self.errand(&wave);
         let members = Members::new(wave.members.clone());
         let call = members.map_err(|error| error.to_string()).and_then(|members| {
             let call = Call {
@@ -206,7 +208,7 @@ impl Driver {
                 k: recommended_k(members.len()),
                 members,
                 dead: Vec::new(),
-                task: wave.task(),
+                task,
                 content,
                 deadline: Duration::from_millis(wave.within_ms),
                 again: wave.again,
@@ -233,6 +235,22 @@ impl Driver {
             fleet.note(("ended", &wave.op_id));
             Some(Input::WaveEnded { op_id: wave.op_id.clone(), ends: host_ends(&wave, &end), targets: end.targets })
         });
+    }
+
+    /// The task of a wave and its content. A long spec is put down where all hosts find it, and its hash goes in its
+    /// place: ten thousand hosts that unpack a megabyte each would tell nothing more.
+    fn errand(&self, wave: &Wave) -> (Task, Vec<Bytes>) {
+        match &wave.task {
+            WaveTask::Remove => (wave.task(), Vec::new()),
+            WaveTask::Apply { spec, .. } if spec.len() <= LONG => (wave.task(), vec![spec.to_vec().into()]),
+            WaveTask::Apply { hash, spec } => {
+                // What the core encoded decodes; if it ever did not, hosts would say so.
+                drop(work::read(&mut self.fleet.state(), *hash, spec));
+                let content = Bytes::copy_from_slice(hash);
+                let apply = ApplyTask { spec: hash_of(&content).to_vec(), dry_run: false };
+                (Task { task: Some(task::Task::Apply(apply)) }, vec![content])
+            }
+        }
     }
 
     fn answered(&self, op_id: &str, answer: &Answer) {

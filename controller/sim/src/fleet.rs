@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_core::{HostFacts, Input};
-use fleet_proto::v1::Range;
+use fleet_proto::v1::{HeldExperiment, Range};
 use fleet_tree::memory::Net;
 use fleet_tree::{ClockWatch, Config, Hash, MemoryLog, Node, Parts};
 use tokio::sync::mpsc;
@@ -34,6 +34,8 @@ pub struct Held {
     pub ranges: Vec<Range>,
     /// The question of a user that they answer.
     pub asked: u64,
+    /// The generation of what was applied.
+    pub generation: u64,
 }
 
 /// What outlives an agent, and whether it lives.
@@ -268,7 +270,11 @@ impl Fleet {
                     cores: 16,
                     ..HostFacts::default()
                 };
-                let holds = it.holds.keys().cloned().collect();
+                let held = |(experiment, held): (&String, &Held)| HeldExperiment {
+                    experiment: experiment.clone(),
+                    generation: held.generation,
+                };
+                let holds = it.holds.iter().map(held).collect();
                 let input = Input::Seen { facts, incarnation: it.incarnation, holds, joined: false };
                 (input, state.inbox.clone())
             };

@@ -83,7 +83,11 @@ impl Work {
             Some(task::Task::Apply(apply)) => {
                 let hash = Hash::try_from(apply.spec.as_slice()).map_err(|_| failed("no hash of a spec"))?;
                 let bytes = job.content.get(&hash).ok_or_else(|| failed("no spec"))?;
-                let placed = read(&mut state, hash, bytes)?;
+                // A hash in its place is that of a long spec, which has been read already.
+                let placed = match Hash::try_from(&bytes[..]) {
+                    Ok(long) => read(&mut state, long, &[])?,
+                    Err(_) => read(&mut state, hash, bytes)?,
+                };
                 let after = placed.places.get(&name(self.host)).cloned().unwrap_or_default();
                 (placed.experiment.clone(), placed.asked, after, false)
             }
@@ -117,7 +121,7 @@ impl Work {
         }
         let before = it.holds.remove(&experiment).unwrap_or_default();
         if !removes {
-            it.holds.insert(experiment.clone(), Held { ranges: after.clone(), asked });
+            it.holds.insert(experiment.clone(), Held { ranges: after.clone(), asked, generation });
         }
         it.finished.insert(op_id.to_owned(), self.incarnation);
         let wrong = self.lost(&state, &experiment, &before, &after);
@@ -157,7 +161,10 @@ impl Work {
 }
 
 /// Reads a spec, once for all hosts.
-fn read(state: &mut State, hash: Hash, bytes: &[u8]) -> Result<Arc<Placed>, LocalEnd> {
+///
+/// # Errors
+/// What the host says when it does not decode.
+pub fn read(state: &mut State, hash: Hash, bytes: &[u8]) -> Result<Arc<Placed>, LocalEnd> {
     if let Some(placed) = state.specs.get(&hash) {
         return Ok(Arc::clone(placed));
     }

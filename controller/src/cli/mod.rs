@@ -20,6 +20,7 @@ mod plan;
 mod progress;
 mod ps;
 mod session;
+mod sim;
 mod snapshots;
 mod source;
 mod telemetry;
@@ -117,6 +118,8 @@ enum Command {
     Image(image::ImageArgs),
     /// Look at this host: what works, what is missing, and how to have it
     Doctor(doctor::DoctorArgs),
+    /// Simulate a fleet of any size under faults, from a seed, and check what must always hold
+    Sim(sim::SimArgs),
     /// Add hosts to the fleet, list, tag, drain and remove them
     Host(host::HostArgs),
     /// Run the controller (`fleet up` starts one by itself when none runs)
@@ -210,6 +213,7 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
         Command::Explain(args) => check::explain(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Image(args) => image::image(&context, &args),
+        Command::Sim(args) => sim::sim(&context, &args),
         Command::Controller(ControllerArgs { verb: ControllerVerb::Run, agent, background, .. }) => {
             crate::daemon::controller_main(context.config, agent, background)?;
             Ok(Exit::Ok)
@@ -248,6 +252,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         | Command::Lsp
         | Command::Completions(_)
         | Command::Image(_)
+        | Command::Sim(_)
         | Command::Controller(_)
         | Command::Agent(_) => Err(Failure::internal("this command is answered without the controller")),
     }
