@@ -33,7 +33,8 @@ pub fn converged(fleet: &Fleet, look: &Look) -> Result<(), String> {
     if let Some(number) = state.users.unanswered() {
         return Err(format!("the operation op{number} was never answered"));
     }
-    let specs: BTreeMap<&str, _> = look.experiments.iter().map(|(name, spec, phase)| (name.as_str(), (spec, phase))).collect();
+    let specs: BTreeMap<&str, _> =
+        look.experiments.iter().map(|(name, spec, phase)| (name.as_str(), (spec, phase))).collect();
     let mut expected = HashSet::new();
     for (experiment, vms) in state.users.wanted() {
         let Some(vms) = vms else {
@@ -84,7 +85,9 @@ fn runs_twice(state: &State, at_rest: bool) -> Result<(), String> {
         for (experiment, held) in &host.holds {
             let kept = if at_rest { u32::MAX } else { state.users.fewest_since(experiment, held.asked) };
             let ranges = held.ranges.iter().filter(|range| range.first < kept);
-            all.extend(ranges.map(|r| (experiment.as_str(), r.group.as_str(), r.first, r.count.min(kept - r.first), number)));
+            all.extend(
+                ranges.map(|r| (experiment.as_str(), r.group.as_str(), r.first, r.count.min(kept - r.first), number)),
+            );
         }
     }
     all.sort_unstable();

@@ -1,6 +1,7 @@
 //! A controller that lives, dies, and starts again on its records: the core, the root of the tree, and what joins them.
 //! It stores before it acts; it may be made to die between the two.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,12 +16,15 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Fleet, VM_MEMORY};
+use crate::log::Fnv;
 use crate::network::ROOT;
 use crate::work;
 
 /// Inputs that wait; whoever has one waits with it.
 const INBOX: usize = 1024;
 
+/// Members of a small wave.
+const SMALL: usize = 1_000;
 /// Bytes of a spec that is sent as it is.
 const LONG: usize = 64 * 1024;
 
@@ -52,6 +56,17 @@ struct Driver {
     waves: JoinSet<Option<Input>>,
     abandoned: std::collections::BTreeMap<String, CancellationToken>,
     fuse: Arc<AtomicBool>,
+}
+
+/// Branches of a host. Small fleets would be one level deep; so their waves have few, and some hosts stand between.
+fn branches(op_id: &str, members: usize) -> u32 {
+    let mut hasher = Fnv::default();
+    op_id.hash(&mut hasher);
+    match hasher.finish() % 3 {
+        0 if members <= SMALL => 2,
+        1 if members <= SMALL => 3,
+        _ => recommended_k(members),
+    }
 }
 
 /// Bytes of a simulated VM.
@@ -205,7 +220,7 @@ impl Driver {
         let call = members.map_err(|error| error.to_string()).and_then(|members| {
             let call = Call {
                 op: wave.header(),
-                k: recommended_k(members.len()),
+                k: branches(&wave.op_id, members.len()),
                 members,
                 dead: Vec::new(),
                 task,

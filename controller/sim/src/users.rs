@@ -70,7 +70,11 @@ impl Users {
         for (number, asked) in self.asked.iter_mut().filter(|(_, asked)| !asked.answered) {
             asked.answered = asked.ask.experiment().is_some_and(|experiment| newest.get(experiment) != Some(number));
         }
-        self.asked.iter().filter(|(_, asked)| !asked.answered).map(|(number, asked)| input(*number, &asked.ask)).collect()
+        self.asked
+            .iter()
+            .filter(|(_, asked)| !asked.answered)
+            .map(|(number, asked)| input(*number, &asked.ask))
+            .collect()
     }
 
     /// What was refused while hosts were away, and is still wanted.

@@ -51,7 +51,8 @@ fn ten_thousand_agents_come_up_while_some_die() {
 
 #[test]
 fn parameters_that_make_no_sense_are_refused() {
-    for wrong in [params(0, 10, 1), params(5, 1, 1), params(1, 5_000, 1), Params { fail: f64::NAN, ..params(5, 50, 1) }] {
+    for wrong in [params(0, 10, 1), params(5, 1, 1), params(1, 5_000, 1), Params { fail: f64::NAN, ..params(5, 50, 1) }]
+    {
         assert!(matches!(run(&wrong, &mut |_| {}), Err(SimError::Params(_))), "{wrong:?}");
     }
 }

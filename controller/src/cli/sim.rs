@@ -54,8 +54,14 @@ fn share(text: &str) -> Result<f64, String> {
 pub fn sim(context: &Context, args: &SimArgs) -> Result<Exit, Failure> {
     let mut reports = Vec::new();
     for seed in args.seed..args.seed.saturating_add(args.seeds) {
-        let params =
-            Params { hosts: args.hosts, vms: args.vms, latency: args.latency, fail: args.fail, seed, steps: args.steps };
+        let params = Params {
+            hosts: args.hosts,
+            vms: args.vms,
+            latency: args.latency,
+            fail: args.fail,
+            seed,
+            steps: args.steps,
+        };
         let mut display = Display::new(context.json, seed, args.steps);
         let report = fleet_sim::run(&params, &mut |progress| display.step(progress));
         display.end();
@@ -102,7 +108,11 @@ impl Display {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(u64::from(progress.step));
-                bar.set_message(format!("{}, {} of virtual time", progress.stage, output::duration(progress.virtual_ms)));
+                bar.set_message(format!(
+                    "{}, {} of virtual time",
+                    progress.stage,
+                    output::duration(progress.virtual_ms)
+                ));
             }
             None if !self.quiet && self.stage != progress.stage => {
                 eprintln!("fleet: {} ({} of virtual time)", progress.stage, output::duration(progress.virtual_ms));
@@ -124,9 +134,19 @@ fn print(report: &Report) {
     output::say!("seed {}: all invariants hold, {} events, digest {}", report.seed, report.events, report.digest);
     let mut table = Table::new(&["WHAT", "HOW MUCH"]);
     let mut row = |what: &str, how_much: String| table.row(vec![what.to_owned(), how_much]);
-    row("fleet", format!("{}, {} that run at the end", output::plural(report.hosts, "host"), output::plural(report.vms, "VM")));
+    row(
+        "fleet",
+        format!("{}, {} that run at the end", output::plural(report.hosts, "host"), output::plural(report.vms, "VM")),
+    );
     row("faults", faults(report));
-    row("users", format!("{}, carried out in {}", output::plural(report.operations, "operation"), output::plural(report.waves, "wave")));
+    row(
+        "users",
+        format!(
+            "{}, carried out in {}",
+            output::plural(report.operations, "operation"),
+            output::plural(report.waves, "wave")
+        ),
+    );
     row("first up, to its answer", output::duration(report.first_up_ms));
     row("last fault until all is as wanted", output::duration(report.convergence_ms));
     row("messages of all", traffic(report.messages, report.bytes));
@@ -159,7 +179,9 @@ mod tests {
         assert_eq!(latency("1ms"), Ok(Duration::from_millis(1)));
         assert_eq!(latency("250us"), Ok(Duration::from_micros(250)));
         assert_eq!(latency("0.5s"), Ok(Duration::from_millis(500)));
-        assert!(latency("5").is_err() && latency("-1s").is_err() && latency("NaNs").is_err() && latency("2000s").is_err());
+        assert!(
+            latency("5").is_err() && latency("-1s").is_err() && latency("NaNs").is_err() && latency("2000s").is_err()
+        );
         assert_eq!(share("1%"), Ok(0.01));
         assert!(share("0.01").is_err());
     }
