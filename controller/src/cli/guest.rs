@@ -150,7 +150,7 @@ async fn receive(
         // The first message names all that will answer; what is alike comes once, with all names.
         let Some(part) = message.output else {
             answers = names(&message.vm, on_hosts).map(|name| (name, Answer::default())).collect();
-            single = Some(answers.len() == 1 && !on_hosts);
+            single = Some(answers.len() == 1);
             continue;
         };
         let direct = !context.json && single == Some(true);
