@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use fleet_pki::{Authority, Connector, Credentials, HostKey, Identity, Strangers, incoming, server};
 use fleet_proto::v1::registry_server::{Registry, RegistryServer};
 use fleet_proto::v1::{ControllerWord, HostWord, Member, Membership, RenewRequest};
-use fleet_tree::grpc::{self, GrpcLink, service};
-use fleet_tree::{ClockWatch, Config, ConnectError, Link, Local, Members, MemoryLog, Node, Parts};
+use fleet_tree::grpc::{self, Connector as _, GrpcLink, service};
+use fleet_tree::{ClockWatch, Config, ConnectError, Link, Local, Members, MemoryLog, Node, Parts, plan};
 use futures::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -24,6 +24,7 @@ const ANSWER: usize = 80;
 pub struct Agents {
     pub members: Members,
     pub clock: Arc<ClockWatch>,
+    links: Vec<ToMembers>,
     authority: Authority,
     _dir: tempfile::TempDir,
     runtime: Option<Runtime>,
@@ -36,24 +37,42 @@ impl Agents {
         let authority = Authority::open(dir.path()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let clock = runtime.block_on(async { ClockWatch::start() });
-        let mut members = Vec::new();
+        let (mut members, mut links) = (Vec::new(), Vec::new());
         for index in 0..count {
             let name = format!("h{index}");
             let credentials = credentials(&authority, Identity::agent(&name).unwrap());
-            let link = GrpcLink::new(ToMembers::new(&credentials));
+            let link = ToMembers::new(&credentials);
             let parts = Parts {
                 name: name.clone(),
-                link: Arc::new(link),
+                link: link.link(),
                 local: Arc::new(work(&name)),
                 log: Arc::new(MemoryLog::default()),
                 config: Config::default(),
                 clock: Arc::clone(&clock),
             };
             let address = runtime.block_on(serve(parts, &credentials));
+            links.push(link);
             members.push(Member { name, address, rack: format!("r{}", index / 40) });
         }
         let members = Members::new(members).unwrap();
-        Self { members, clock, authority, _dir: dir, runtime: Some(runtime) }
+        Self { members, clock, links, authority, _dir: dir, runtime: Some(runtime) }
+    }
+
+    /// Makes the connections that waves with this k need between agents, one after the other: on one machine all at once
+    /// would run into the deadlines of hosts that have a processor each.
+    pub fn connect(&self, k: u32) -> Result<(), ConnectError> {
+        let runtime = self.runtime.as_ref().unwrap();
+        let mut runs = plan::branches(self.members.as_slice(), k);
+        while let Some(run) = runs.pop() {
+            let members = self.members.as_slice().get(run.clone()).unwrap_or_default();
+            for branch in plan::below(members, k) {
+                let branch = run.start + branch.start..run.start + branch.end;
+                let (link, child) = (self.links[run.start].clone(), self.members.as_slice()[branch.start].clone());
+                runtime.block_on(async { tokio::spawn(async move { link.channel(&child).await }).await.unwrap() })?;
+                runs.push(branch);
+            }
+        }
+        Ok(())
     }
 
     /// The controller's way to them.

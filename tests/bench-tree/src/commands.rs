@@ -96,6 +96,7 @@ pub fn section(hosts: usize, runs: usize) -> Result<String> {
     row("children, directly", &direct, "the floor: a child for each host, all at once")?;
     let agents = Agents::start(hosts, |_| Runs);
     for k in [0, recommended_k(hosts).max(16)] {
+        agents.connect(k).map_err(|error| anyhow::anyhow!(error.0))?;
         let name = format!("fleet, k = {}", branches(k));
         row(&name, &waves(&agents, k, runs)?, "a wave over mutual TLS to agents that run; equal answers folded")?;
     }
@@ -142,7 +143,7 @@ fn waves(agents: &Agents, k: u32, runs: usize) -> Result<Vec<Took>> {
     runtime.block_on(async {
         let root = Root::new(agents.controller().link(), Config::default(), Arc::clone(&agents.clock));
         let mut all = Vec::new();
-        // The first makes the connections, which a controller has.
+        // The first makes the controller's connections, which stand in a fleet that runs.
         for run in 0..=runs {
             let (start, cpu) = (Instant::now(), process() + children());
             let mut wave = root.wave(exec(agents, k, &format!("{k} {run}")))?;

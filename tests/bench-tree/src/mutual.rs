@@ -36,7 +36,7 @@ struct Cost {
 /// The section of the page.
 pub fn section(hosts: &[usize], runs: usize) -> Result<String> {
     let mut text = "### Over mutual TLS on loopback\n\nReal nodes with certificates and servers, all in one process; the controller in \
-                    a thread of its own. \"First\" makes the connections of the controller and carries the spec, \"later\" is another operation \
+                    a thread of its own. \"First\" makes the connections of the controller (those between agents stand) and carries the spec, \"later\" is another operation \
                     with the same spec over connections that stand. Bytes are those of its TCP connections. The floor of an agent is a bare unary call to \
                     each, over the same channels, in the same run.\n\n\
                     | hosts | k | levels | controller's CPU, first | later | bytes out, first | later | bytes in, later | an agent's CPU, later | bare call | ratio |\n\
@@ -79,6 +79,7 @@ fn has_files(needed: usize) -> Result<bool> {
 
 fn measure(hosts: usize, k: u32, runs: usize) -> Result<Cost> {
     let agents = Agents::start(hosts, |name| Work(name.to_owned()));
+    agents.connect(k).map_err(|error| anyhow::anyhow!(error.0))?;
     let measure =
         || tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(waves(&agents, k, runs));
     std::thread::scope(|scope| scope.spawn(measure).join()).unwrap()
@@ -97,9 +98,10 @@ async fn waves(agents: &Agents, k: u32, runs: usize) -> Result<Cost> {
         check(&end, hosts);
         Ok((own, (all - own) / hosts as f64))
     };
-    // The heads are connected to first, so that no connection but the controller's is there: those of agents to others
-    // have the same addresses at their far ends.
+    // Those of agents are there already: what comes is the controller's.
     let heads: Vec<_> = plan::branches(members.as_slice(), k).into_iter().map(|run| run.start).collect();
+    let addresses: HashSet<_> = members.as_slice().iter().filter_map(|member| member.address.parse().ok()).collect();
+    let others: HashSet<_> = sockets::to(&addresses).into_iter().collect();
     let before = thread();
     for head in &heads {
         if let Err(error) = to.channel(&members.as_slice()[*head]).await {
@@ -107,8 +109,8 @@ async fn waves(agents: &Agents, k: u32, runs: usize) -> Result<Cost> {
         }
     }
     let connecting = thread() - before;
-    let addresses: HashSet<_> = members.as_slice().iter().filter_map(|member| member.address.parse().ok()).collect();
-    let sockets = sockets::to(&addresses);
+    let mut sockets = sockets::to(&addresses);
+    sockets.retain(|socket| !others.contains(socket));
     let mut before = sockets::carried(&sockets);
     let mut bytes = || {
         let now = sockets::carried(&sockets);
