@@ -85,7 +85,7 @@ pub fn section(hosts: usize, runs: usize) -> Result<String> {
     }
     let mut text = format!(
         "### A command on {hosts} hosts\n\n`{COMMAND}` once for each host, all hosts being this machine: medians of {runs}. CPU is that of everything \
-         that was started, the commands included. The local transports of the others make no connection. This compares what a command costs, not \
+         that was started, the commands included. fleet's agents are real nodes and servers, whose command the benchmark starts itself. The local transports of the others make no connection. This compares what a command costs, not \
          how far each scales.\n\n| | CPU | wall | what it does |\n|---|---|---|---|\n"
     );
     let mut row = |name: &str, took: &[Took], does: &str| {
