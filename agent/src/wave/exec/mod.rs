@@ -168,11 +168,15 @@ async fn in_guest(
     sink: &Sink,
 ) -> Result<(), String> {
     let mut telling = Telling::new(name);
-    // Its turn may come when the wave's time is over.
-    let ended = match timeout_at(limit.wave, GuestCommand::start(slot.as_deref(), task)).await {
+    // Its turn may come when the wave's time is over; and a guest that does not answer takes its command's own.
+    let until = limit.until(Instant::now());
+    let ended = match timeout_at(until, GuestCommand::start(slot.as_deref(), task)).await {
         Ok(Ok(mut command)) => attend(&mut command, &mut telling, limit, sink).await,
         Ok(Err(reason)) => Ended::Failed(reason),
-        Err(_) => Ended::Failed(TOO_LATE.to_owned()),
+        Err(_) => match limit.own {
+            Some(own) if until < limit.wave => Ended::TimedOut(own),
+            _ => Ended::Failed(TOO_LATE.to_owned()),
+        },
     };
     last(telling, ended, sink).await
 }
