@@ -120,8 +120,23 @@ mod tests {
         assert!(!is_of_usb(b"DEVPATH="));
     }
 
-    #[tokio::test]
-    async fn a_subscription_can_be_had_without_udev() {
-        Events::of_group(KERNEL).expect("a socket");
+    /// A network interface makes device events of the same kind, only in its own network namespace; its path is taken for
+    /// one of USB by its name.
+    #[test]
+    fn a_real_event_of_the_kernel_wakes_the_one_who_waits() {
+        // A namespace is a thread's own in Linux.
+        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            eprintln!("not tested: no network namespace for this user ({errno})");
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut events = Events::of_group(KERNEL).expect("a socket");
+            let add = ["link", "add", "usb0", "type", "veth", "peer", "name", "usb1"];
+            let added = std::process::Command::new("ip").args(add).status().expect("ip");
+            assert!(added.success());
+            let woken = tokio::time::timeout(std::time::Duration::from_secs(60), events.changed()).await;
+            woken.expect("an event").expect("a socket that works");
+        });
     }
 }

@@ -70,10 +70,10 @@ impl State {
             Some(Phase::WrongMode(persona)) => return Self::WrongMode { persona },
             Some(Phase::Leased | Phase::Ended) | None => {}
         }
-        if camera.present {
-            if let Some(obstacle) = obstacle(camera, own) {
-                return obstacle;
-            }
+        if camera.present
+            && let Some(obstacle) = obstacle(camera, own)
+        {
+            return obstacle;
         }
         match (phase.is_some(), camera.present) {
             (true, _) => Self::Leased,

@@ -136,6 +136,14 @@ impl Fields<'_> {
         Status::from_wire(byte).ok_or_else(|| self.value("status", byte))
     }
 
+    /// The status of a packet of data. A guest's says nothing, and QEMU 7.2 leaves there what was in its memory.
+    fn status_of(&mut self, sender: Side) -> Result<Status, RedirError> {
+        match sender {
+            Side::Host => self.status(),
+            Side::Guest => self.u8().map(|_| Status::Success),
+        }
+    }
+
     /// The data that a head with this length has: all of it in the direction of the transfer, none the other way.
     fn data(&mut self, length: u32, to_host: bool, sender: Side) -> Result<Vec<u8>, RedirError> {
         let data = self.reader.rest();
@@ -240,7 +248,7 @@ impl Fields<'_> {
 
     fn control(&mut self, sender: Side) -> Result<Packet, RedirError> {
         let (endpoint, request, request_type) = (self.u8()?, self.u8()?, self.u8()?);
-        let (status, value, index, length) = (self.status()?, self.u16()?, self.u16()?, self.u16()?);
+        let (status, value, index, length) = (self.status_of(sender)?, self.u16()?, self.u16()?, self.u16()?);
         // The direction is said twice, and has to be the same: data is looked for by it.
         if (endpoint ^ request_type) & TO_HOST != 0 {
             return Err(self.value("a request type", request_type));
@@ -250,7 +258,7 @@ impl Fields<'_> {
     }
 
     fn bulk(&mut self, sender: Side, caps: Caps) -> Result<Packet, RedirError> {
-        let (endpoint, status, low, stream) = (self.u8()?, self.status()?, self.u16()?, self.u32()?);
+        let (endpoint, status, low, stream) = (self.u8()?, self.status_of(sender)?, self.u16()?, self.u32()?);
         let high = if caps.has(Caps::BULK_LENGTH_32) { self.u16()? } else { 0 };
         let length = u32::from(high) << 16 | u32::from(low);
         // A request that asks for more than a packet can bring is as wrong as one that brings it.
@@ -262,7 +270,7 @@ impl Fields<'_> {
     }
 
     fn short(&mut self, sender: Side) -> Result<(u8, Status, u16, Vec<u8>), RedirError> {
-        let (endpoint, status, length) = (self.u8()?, self.status()?, self.u16()?);
+        let (endpoint, status, length) = (self.u8()?, self.status_of(sender)?, self.u16()?);
         let data = self.data(length.into(), endpoint & TO_HOST != 0, sender)?;
         Ok((endpoint, status, length, data))
     }

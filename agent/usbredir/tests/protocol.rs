@@ -102,6 +102,15 @@ fn data_that_is_not_as_long_as_its_head_says_is_refused() {
 }
 
 #[test]
+fn the_status_of_a_request_is_not_looked_at() {
+    let (mut host, guest) = pair(Caps::OURS);
+    let read = Packet::Bulk { endpoint: 0x81, status: Status::Success, stream: 0, length: 512, data: vec![] };
+    let mut bytes = guest.write(1, &read).expect("bytes");
+    bytes[17] = 196;
+    assert_eq!(host.read(&mut bytes.as_slice()), Ok(Some((1, read))));
+}
+
+#[test]
 fn a_filter_for_one_camera_lets_in_that_one_in_that_mode() {
     let (device, interfaces) = camera();
     let filter = Filter::only(0x04b0, 0x0428, 6);
