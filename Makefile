@@ -15,7 +15,7 @@ BENCH_IMAGE ?= tiny-kernels
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree clean
+.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree sim clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -91,6 +91,12 @@ bench-ksm: setup kernels ## Measure regulators of KSM on N=200 clones for AFTER=
 
 bench-tree: ## Measure what a wave costs its root, and print the table
 	@$(CARGO) run --quiet --release --package fleet-bench-tree
+
+# The fleet of `make sim`, and where its chance comes from.
+SIM  ?= --hosts 100000 --vms 1000000 --latency 1ms --fail 1% --steps 12
+SEED ?= 1
+sim: ## Simulate 100,000 hosts and 1,000,000 VMs under faults (SEED=1), and check what must always hold
+	@$(CARGO) run --quiet --release --package fleet-controller -- sim $(SIM) --seed $(SEED)
 
 clean: ## Remove what was built here (images and downloads stay in their caches)
 	@$(CARGO) clean

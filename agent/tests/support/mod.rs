@@ -118,10 +118,10 @@ impl Drop for Place {
         }
         // The last resort of a test that failed.
         for (pid, _) in self.traces().processes {
-            drop(kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL));
+            let _ = kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL);
         }
         for mount in self.traces().mounts {
-            drop(mount.split(' ').nth(4).map(|path| umount2(path, MntFlags::MNT_DETACH)));
+            let _ = mount.split(' ').nth(4).map(|path| umount2(path, MntFlags::MNT_DETACH));
         }
         for cgroup in self.traces().cgroups.iter().rev() {
             drop(std::fs::remove_dir(cgroup));

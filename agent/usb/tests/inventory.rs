@@ -162,7 +162,7 @@ fn the_nodes_of_drivers_count_as_held_too() {
     seen.host.plug(&webcam);
     let video = seen.host.bind(&webcam, "uvcvideo", "video0");
     seen.look();
-    assert_eq!(seen.only().seen.device.driver_nodes, [video.clone()]);
+    assert_eq!(seen.only().seen.device.driver_nodes, std::slice::from_ref(&video));
     assert_eq!(seen.only().seen.device.interfaces[0].driver.as_deref(), Some("uvcvideo"));
     let _open = std::fs::File::open(&video).expect("the node");
     seen.look();
@@ -175,7 +175,7 @@ fn a_node_that_may_not_be_opened_comes_with_the_rule_to_add() {
     let mut seen = Seen::new();
     seen.host.plug(&d7000());
     std::fs::set_permissions(seen.host.path(""), std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    std::fs::set_permissions(seen.host.node(&d7000()), std::fs::Permissions::from_mode(0)).expect("a mode");
+    std::fs::set_permissions(seen.host.node(&d7000()), std::fs::Permissions::from_mode(0o000)).expect("a mode");
     // Rights are a thread's own in Linux: this one gives up those of root on files.
     nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
     seen.look();

@@ -43,7 +43,7 @@ pub use core::Core;
 pub use host::{HostId, HostState};
 pub use input::{HostEnd, HostFacts, Input, host_ends, host_ends_of};
 pub use output::{Action, Answer, Output, Record, Wave, WaveTask};
-pub use records::RestoreError;
+pub use records::{RestoreError, renewed};
 pub use tally::Tally;
 pub use view::{ExperimentView, HostView, Phase};
 

@@ -77,6 +77,8 @@ pub struct Wave {
     pub members: Vec<Member>,
     /// How long it may take, in ms.
     pub within_ms: u64,
+    /// A controller that is gone may have sent it already: who cannot be reached may have been told.
+    pub again: bool,
 }
 
 /// What each host of a wave does.

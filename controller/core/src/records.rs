@@ -192,6 +192,33 @@ impl Core {
     }
 }
 
+/// Records of a backup, made newer than anything that a host can have seen since it was made: `from` is higher than all
+/// generations that were ever given. Each experiment has a new generation, so all its hosts are told their part of it
+/// anew; waves that were under way are not sent again.
+///
+/// # Errors
+/// When a record is damaged.
+pub fn renewed(records: Vec<(String, Vec<u8>)>, from: u64) -> Result<Vec<(String, Vec<u8>)>, RestoreError> {
+    let mut numbers = CoreRecord { next_host: 1, next_generation: 1 };
+    if let Some((key, value)) = records.iter().find(|(key, _)| key == CORE) {
+        numbers = decode(key, value)?;
+    }
+    numbers.next_generation = numbers.next_generation.max(from);
+    let mut renewed = Vec::with_capacity(records.len());
+    for (key, value) in records {
+        if key.starts_with(EXPERIMENT) {
+            let mut record = decode::<ExperimentRecord>(&key, &value)?;
+            (record.generation, record.attempt) = (numbers.next_generation, 0);
+            numbers.next_generation += 1;
+            renewed.push((key, record.encode_to_vec()));
+        } else if key != CORE && !key.starts_with(WAVE) {
+            renewed.push((key, value));
+        }
+    }
+    renewed.push((CORE.to_owned(), numbers.encode_to_vec()));
+    Ok(renewed)
+}
+
 fn block_of(block: &StandingBlock) -> u32 {
     block.hosts.first().map_or(0, |standing| standing.host / BLOCK)
 }

@@ -155,18 +155,18 @@ impl Core {
         self.flights.insert(op_id.clone(), name.to_owned());
         self.dirty.extend([Dirty::Experiment(name.to_owned()), Dirty::Wave(op_id.clone())]);
         self.mark_standing(name, members);
-        self.emit(name, &op_id);
+        self.emit(name, &op_id, false);
     }
 
     /// Sends the waves of a core that was killed, as they were.
     pub(crate) fn send_again(&mut self, name: &str) {
         let Some(experiment) = self.experiments.get(name) else { return };
         for op_id in experiment.flights.keys().cloned().collect::<Vec<_>>() {
-            self.emit(name, &op_id);
+            self.emit(name, &op_id, true);
         }
     }
 
-    fn emit(&mut self, name: &str, op_id: &str) {
+    fn emit(&mut self, name: &str, op_id: &str, again: bool) {
         let Some(experiment) = self.experiments.get_mut(name) else { return };
         let Some(flight) = experiment.flights.get_mut(op_id) else { return };
         flight.until = self.now.saturating_add(self.settings.wave_ms + self.settings.grace_ms);
@@ -183,6 +183,7 @@ impl Core {
             task,
             members: members.map(|host| host.member()).collect(),
             within_ms: self.settings.wave_ms,
+            again,
         }));
     }
 

@@ -116,9 +116,11 @@ impl From<Status> for Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         match error {
-            DaemonError::NotRoot | DaemonError::Held(_) | DaemonError::Address(_) | DaemonError::Listen(_) => {
-                Self::usage(error)
-            }
+            DaemonError::NotRoot
+            | DaemonError::Held(_)
+            | DaemonError::Address(_)
+            | DaemonError::Listen(_)
+            | DaemonError::Backup(_) => Self::usage(error),
             DaemonError::Membership(error) => error.into(),
             _ => Self::internal(error),
         }

@@ -1,5 +1,6 @@
 //! The program `fleet`: what can be said on its command line, and which file answers it.
 
+mod backup;
 mod check;
 mod complete;
 mod connect;
@@ -20,6 +21,7 @@ mod plan;
 mod progress;
 mod ps;
 mod session;
+mod sim;
 mod snapshots;
 mod source;
 mod telemetry;
@@ -117,6 +119,8 @@ enum Command {
     Image(image::ImageArgs),
     /// Look at this host: what works, what is missing, and how to have it
     Doctor(doctor::DoctorArgs),
+    /// Simulate a fleet of any size under faults, from a seed, and check what must always hold
+    Sim(sim::SimArgs),
     /// Add hosts to the fleet, list, tag, drain and remove them
     Host(host::HostArgs),
     /// Run the controller (`fleet up` starts one by itself when none runs)
@@ -132,6 +136,12 @@ struct ControllerArgs {
     /// What to do; `run` when left out
     #[arg(value_enum, default_value_t = ControllerVerb::Run)]
     verb: ControllerVerb,
+    /// The file of `backup` and `restore`
+    #[arg(value_name = "FILE", required_if_eq_any = [("verb", "backup"), ("verb", "restore")])]
+    file: Option<PathBuf>,
+    /// `restore`: in place of a store that is there already
+    #[arg(long)]
+    force: bool,
     /// Send telemetry to this MongoDB server instead of one of fleet's own
     #[arg(long, value_name = "URI", env = "FLEET_MONGODB")]
     mongodb: Option<String>,
@@ -160,6 +170,10 @@ enum ControllerVerb {
     Status,
     /// End the one that runs; VMs go on
     Stop,
+    /// Write the store and the CA of the one that runs to FILE
+    Backup,
+    /// Put FILE in place of a controller that is lost; none may run
+    Restore,
 }
 
 /// Reads the command line, does what it says, and gives the process's exit code.
@@ -210,9 +224,13 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
         Command::Explain(args) => check::explain(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Image(args) => image::image(&context, &args),
+        Command::Sim(args) => sim::sim(&context, &args),
         Command::Controller(ControllerArgs { verb: ControllerVerb::Run, agent, background, .. }) => {
             crate::daemon::controller_main(context.config, agent, background)?;
             Ok(Exit::Ok)
+        }
+        Command::Controller(ControllerArgs { verb: ControllerVerb::Restore, file: Some(file), force, .. }) => {
+            backup::restore(&context, &file, force)
         }
         Command::Agent(args) => host::agent(context.config, args),
         command => {
@@ -239,6 +257,9 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::doctor(context, &args).await,
         Command::Host(args) => host::host(context, args).await,
         Command::Controller(ControllerArgs { verb: ControllerVerb::Status, .. }) => connect::status(context).await,
+        Command::Controller(ControllerArgs { verb: ControllerVerb::Backup, file: Some(file), .. }) => {
+            backup::backup(context, &file).await
+        }
         Command::Controller(ControllerArgs { verb: ControllerVerb::Stop, .. }) => connect::stop(context).await,
         Command::Check(_)
         | Command::Fmt(_)
@@ -248,6 +269,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         | Command::Lsp
         | Command::Completions(_)
         | Command::Image(_)
+        | Command::Sim(_)
         | Command::Controller(_)
         | Command::Agent(_) => Err(Failure::internal("this command is answered without the controller")),
     }

@@ -14,6 +14,7 @@
 //! The end of this process ends no VM.
 
 mod agents;
+pub mod backup;
 mod exec;
 mod fleet;
 mod hosts;
@@ -102,6 +103,9 @@ pub enum DaemonError {
     /// The runtime or a signal handler.
     #[error("the runtime does not start: {0}")]
     Runtime(std::io::Error),
+    /// A backup is not put back.
+    #[error(transparent)]
+    Backup(#[from] backup::BackupError),
     /// Only root can do what an agent does.
     #[error("fleet needs root here: it makes namespaces, taps and control groups; run it with sudo")]
     NotRoot,
@@ -124,6 +128,16 @@ pub fn controller_main(config: Config, agent: Option<PathBuf>, background: bool)
         println!("{error}");
     }
     result
+}
+
+/// Puts a backup in place of the controller's state, under the lock that keeps a controller away.
+///
+/// # Errors
+/// When a controller runs, when there is a state already and `force` is not set, or when it cannot be written.
+pub fn restore_main(config: &Config, backup: &fleet_proto::v1::Backup, force: bool) -> Result<(), DaemonError> {
+    run_locked(config, "controller.lock", &config.controller_socket(), true, async || {
+        Ok(backup::put_back(backup, &config.state_dir, force)?)
+    })
 }
 
 /// Runs only the agent of this host until it is told to end; with `join`, or if it has joined before, as a member of a

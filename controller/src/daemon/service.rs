@@ -27,6 +27,9 @@ use super::{exec, prove};
 const PROBE_TIMEOUT_MS: u32 = 1000;
 const PROBE_ATTEMPTS: u32 = 3;
 
+/// Bytes of a message of a backup.
+const BACKUP_CHUNK: usize = 256 * 1024;
+
 /// What all answers draw on.
 pub struct Shared {
     /// The way to the agents.
@@ -171,6 +174,7 @@ impl Controller for Service {
     type ExecStream = BoxStream<SessionOutput>;
     type ConsoleStream = Streaming<SessionOutput>;
     type LogsStream = Streaming<LogsChunk>;
+    type BackupStream = BoxStream<BackupChunk>;
     type TelemetryQueryStream = BoxStream<TelemetryRows>;
     type TelemetryTailStream = BoxStream<TelemetryBatch>;
 
@@ -271,8 +275,7 @@ impl Controller for Service {
             Some(ExecInput { input: Some(exec_input::Input::Open(open)) }) => open,
             _ => return Err(Status::invalid_argument("the first message of an exec must open it")),
         };
-        let target = self.shared.fleet.resolve(&open.target)?;
-        Ok(Response::new(Box::pin(exec::run(&self.shared, target, open, input))))
+        Ok(Response::new(Box::pin(exec::run(&self.shared.fleet, &self.shared.agents, open, input)?)))
     }
 
     async fn console(
@@ -347,6 +350,14 @@ impl Controller for Service {
         let request = request.into_inner();
         let target = self.shared.selected(&request.target);
         Ok(Response::new(Box::pin(self.shared.telemetry.tail(request.events_only, target))))
+    }
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let made = self.shared.hosts.backup();
+        let made = made.map_err(|error| Status::internal(error.to_string()))?;
+        let chunks: Vec<_> =
+            made.chunks(BACKUP_CHUNK).map(|content| Ok(BackupChunk { content: content.to_vec() })).collect();
+        Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
     }
 
     async fn shutdown(&self, request: Request<ShutdownRequest>) -> Result<Response<ShutdownReply>, Status> {

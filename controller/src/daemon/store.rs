@@ -9,13 +9,13 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 
 /// The records of fleet-core, by its own keys.
-const CORE: TableDefinition<&str, &[u8]> = TableDefinition::new("core");
+pub(super) const CORE: TableDefinition<&str, &[u8]> = TableDefinition::new("core");
 /// Operation id -> its [`OperationSummary`], empty while it is under way.
 const OPERATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("operations");
 /// Order of arrival -> operation id: what is forgotten first.
 const ARRIVALS: TableDefinition<u64, &str> = TableDefinition::new("arrivals");
 /// Numbers of the controller itself.
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const EPOCH: &str = "epoch";
 const ARRIVED: &str = "arrived";
 
@@ -170,6 +170,25 @@ impl Store {
             write.open_table(OPERATIONS)?.insert(op_id, bytes.as_slice())?;
             Ok(())
         })
+    }
+
+    /// Makes what was put back from a backup newer than anything that hosts can have seen since that was made: epoch
+    /// and generations go on from `from`, which is higher than all that were ever given.
+    ///
+    /// # Errors
+    /// When the store cannot be written or a record is damaged.
+    pub fn renew(&self, from: u64) -> Result<(), super::backup::BackupError> {
+        self.next_epoch(from)?;
+        let records = fleet_core::renewed(self.core()?, from)?;
+        self.write(|write| {
+            write.delete_table(CORE)?;
+            let mut core = write.open_table(CORE)?;
+            for (key, value) in &records {
+                core.insert(key.as_str(), value.as_slice())?;
+            }
+            Ok(())
+        })?;
+        Ok(())
     }
 
     pub(super) fn write<T>(

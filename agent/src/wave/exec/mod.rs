@@ -23,7 +23,7 @@ use fleet_proto::v1::{ExecAnswer, ExecTask, Outcome, Progress, reply};
 use fleet_tree::{Job, LocalEnd, Outcomes, Sink};
 use fleet_vm::ExecEvent;
 use futures::StreamExt;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use crate::agent::Agent;
 use crate::session::{TIMED_OUT, timed_out};
@@ -38,6 +38,8 @@ const CONCURRENCY: usize = 64;
 const STDIN: usize = 1024 * 1024;
 /// What is left of the wave's time for the answer of a command that ran into its end.
 const SLACK: Duration = Duration::from_millis(100);
+/// Of a guest that had no turn.
+const TOO_LATE: &str = "the operation's time was over before it began";
 /// Of a wave that was broken off.
 const BROKEN_OFF: &str = "nobody waits for it any more; the command was killed";
 
@@ -164,9 +166,15 @@ async fn in_guest(
     sink: &Sink,
 ) -> Result<(), String> {
     let mut telling = Telling::new(name);
-    let ended = match GuestCommand::start(slot.as_deref(), task).await {
-        Ok(mut command) => attend(&mut command, &mut telling, limit, sink).await,
-        Err(reason) => Ended::Failed(reason),
+    // Its turn may come when the wave's time is over; and a guest that does not answer takes its command's own.
+    let until = limit.until(Instant::now());
+    let ended = match timeout_at(until, GuestCommand::start(slot.as_deref(), task)).await {
+        Ok(Ok(mut command)) => attend(&mut command, &mut telling, limit, sink).await,
+        Ok(Err(reason)) => Ended::Failed(reason),
+        Err(_) => match limit.own {
+            Some(own) if until < limit.wave => Ended::TimedOut(own),
+            _ => Ended::Failed(TOO_LATE.to_owned()),
+        },
     };
     last(telling, ended, sink).await
 }

@@ -21,6 +21,14 @@ pub use address::{parse_listen, with_port};
 pub use listen::{ListenError, listen};
 pub use registry::{Hosts, HostsError, Settings};
 
+/// What a backup has of the registry.
+pub mod tables {
+    #[cfg(test)]
+    pub use super::records::create;
+    pub use super::records::{HOSTS, REVOKED, TOKENS};
+    pub use super::registry::PKI_DIR;
+}
+
 /// The controller's port for hosts.
 pub const CONTROLLER_PORT: u16 = 7117;
 /// The agents' port.

@@ -8,11 +8,11 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use crate::daemon::store::{Store, StoreError, decode};
 
 /// Host name -> [`HostRecord`].
-const HOSTS: TableDefinition<&str, &[u8]> = TableDefinition::new("hosts");
+pub const HOSTS: TableDefinition<&str, &[u8]> = TableDefinition::new("hosts");
 /// Token id -> [`TokenRecord`].
-const TOKENS: TableDefinition<&str, &[u8]> = TableDefinition::new("tokens");
+pub const TOKENS: TableDefinition<&str, &[u8]> = TableDefinition::new("tokens");
 /// Serial number -> the end of its validity, ms since 1970.
-const REVOKED: TableDefinition<&[u8], u64> = TableDefinition::new("revoked");
+pub const REVOKED: TableDefinition<&[u8], u64> = TableDefinition::new("revoked");
 
 /// Makes the tables where there are none.
 ///

@@ -30,7 +30,7 @@ const MISSED: u32 = 3;
 /// Valid certificates that a host can have at once: it asks for the next one near the end of the last.
 const CERTIFICATES: usize = 16;
 /// Folder of the CA in the state folder.
-const PKI_DIR: &str = "pki";
+pub const PKI_DIR: &str = "pki";
 /// What the controller is called in its certificate when the host's own name does not fit there.
 const CONTROLLER: &str = "controller";
 
@@ -144,6 +144,14 @@ impl Hosts {
     /// The controller's own credentials, for its server and for its channels to agents.
     pub fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials
+    }
+
+    /// A backup of the store and of the CA.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn backup(&self) -> Result<Vec<u8>, crate::daemon::backup::BackupError> {
+        crate::daemon::backup::make(&self.store, &self.settings.state_dir, &self.settings.name)
     }
 
     /// How long certificates live.
