@@ -176,7 +176,8 @@ impl Device {
             let data = rest.get(..wanted.min(rest.len())).unwrap_or_default().to_vec();
             self.offset += data.len();
             // A read that is not filled has seen the short packet; a filled one only if that was its last.
-            let ends = data.len() < wanted || (self.offset == container.len() && self.offset % MAX_PACKET != 0);
+            let ends =
+                data.len() < wanted || (self.offset == container.len() && !self.offset.is_multiple_of(MAX_PACKET));
             if ends {
                 self.output.pop_front();
                 self.offset = 0;
