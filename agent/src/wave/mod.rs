@@ -22,6 +22,7 @@ use crate::agent::Agent;
 use crate::apply::Why;
 use crate::progress::{Report, Steps};
 use crate::{act, apply, teardown};
+pub use exec::end_left;
 pub use link::{Alone, ToMembers};
 
 /// File name of the log of operations in the folder of state.

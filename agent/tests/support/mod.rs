@@ -1,7 +1,7 @@
 //! A real agent behind its local socket, and a root that sends it waves.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -63,6 +63,10 @@ impl Place {
         Self::with(Some(images))
     }
 
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Letters and digits, and another in each test.
     fn instance(&self) -> String {
         self.dir.path().file_name().unwrap().to_string_lossy().replace('-', "")
@@ -118,10 +122,10 @@ impl Drop for Place {
         }
         // The last resort of a test that failed.
         for (pid, _) in self.traces().processes {
-            drop(kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL));
+            let _ = kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL);
         }
         for mount in self.traces().mounts {
-            drop(mount.split(' ').nth(4).map(|path| umount2(path, MntFlags::MNT_DETACH)));
+            let _ = mount.split(' ').nth(4).map(|path| umount2(path, MntFlags::MNT_DETACH));
         }
         for cgroup in self.traces().cgroups.iter().rev() {
             drop(std::fs::remove_dir(cgroup));

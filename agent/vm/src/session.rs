@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::time::timeout;
 
@@ -11,8 +12,8 @@ use crate::machine::{KILL_DEADLINE, pidfd_kill};
 use crate::procs::{self, Stat};
 use crate::record::ProcessId;
 
-/// A session (setsid(2)), named for good by the process that leads it, or led it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A session (setsid(2)), named for good, until the host boots, by the process that leads it, or led it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     leader: ProcessId,
 }
@@ -33,16 +34,24 @@ impl Session {
 
     /// Kills those of its processes that are seen in one look at /proc, without waiting.
     pub fn kill(self) {
-        let seen = self.is_there().then(|| procs::session_members(self.leader.pid)).unwrap_or_default();
-        for member in seen.into_iter().filter_map(|pid| procs::pidfd_open(pid).ok()) {
+        for member in self.members() {
             let _ = pidfd_kill(&member);
         }
     }
 
-    /// A session's number is not given to a new process while it has members. So where the number belongs to another
-    /// process now, the session is gone.
-    fn is_there(self) -> bool {
-        Stat::read(self.leader.pid).map_or(true, |stat| stat.start == self.leader.start)
+    fn members(self) -> Vec<OwnedFd> {
+        let ProcessId { pid: session, start } = self.leader;
+        // A session's number is not given to a new process while it has members. So where the number belongs to another
+        // process now, the session is gone.
+        if Stat::read(session).is_ok_and(|stat| stat.start != start) {
+            return Vec::new();
+        }
+        let open = |pid: i32| {
+            let pidfd = procs::pidfd_open(pid).ok()?;
+            // The number may have become another process's before it was opened.
+            Stat::read(pid).is_ok_and(|stat| stat.session == session).then_some(pidfd)
+        };
+        procs::session_members(session).into_iter().filter_map(open).collect()
     }
 
     /// Kills all of its processes, by looking for them until there are none. Nothing is left of it then but what made a
@@ -51,15 +60,9 @@ impl Session {
     /// # Errors
     /// When they are not gone in time.
     pub async fn end(self) -> Result<(), VmError> {
-        let leader = self.leader;
         let ending = async {
             loop {
-                if !self.is_there() {
-                    return;
-                }
-                let found = tokio::task::spawn_blocking(move || procs::session_members(leader.pid)).await;
-                let members: Vec<OwnedFd> =
-                    found.unwrap_or_default().into_iter().filter_map(|pid| procs::pidfd_open(pid).ok()).collect();
+                let members = tokio::task::spawn_blocking(move || self.members()).await.unwrap_or_default();
                 if members.is_empty() {
                     return;
                 }
@@ -72,7 +75,7 @@ impl Session {
             }
         };
         timeout(KILL_DEADLINE, ending).await.map_err(|_| VmError::Deadline {
-            doing: format!("ending the processes of session {}", leader.pid),
+            doing: format!("ending the processes of session {}", self.leader.pid),
             deadline: KILL_DEADLINE,
         })
     }

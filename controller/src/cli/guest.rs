@@ -9,6 +9,7 @@ use fleet_proto::v1::session_output::Output;
 use fleet_proto::v1::{
     ExecInput, ExecOpen, LogsRequest, SessionInput, SessionOpen, SessionOutput, exec_input, session_input,
 };
+use fleet_tree::{NameSet, Style};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,9 +28,12 @@ const LEAVE: u8 = 0x1d;
 
 #[derive(Args, Debug)]
 pub struct ExecArgs {
-    /// Which VMs: alice, hello.web[0..10], web[*]
+    /// Which VMs: alice, hello.web[0..10], web[*]; with --hosts which hosts: h1, h[1-3], *
     pub target: String,
-    /// Give the command this program's standard input (one VM only)
+    /// Run it on hosts instead of in guests
+    #[arg(long)]
+    pub hosts: bool,
+    /// Give the command this program's standard input (1 MiB at most when there are many)
     #[arg(long, short)]
     pub interactive: bool,
     /// Run the command on a terminal (one VM only)
@@ -80,13 +84,13 @@ pub async fn exec(context: &Context, args: ExecArgs) -> Result<Exit, Failure> {
         env: args.env,
         tty,
         timeout_ms: args.timeout.saturating_mul(1000),
-        hosts: false,
+        hosts: args.hosts,
     };
     send(&sender, exec_input::Input::Open(open)).await;
     let stream = client.exec(ReceiverStream::new(receiver)).await?.into_inner();
     let _raw = if tty.is_some() { RawTerminal::enter() } else { None };
     let pump = tokio::spawn(pump_exec(sender, args.interactive || args.tty));
-    let result = receive(context, stream, args.stream).await;
+    let result = receive(context, stream, args.stream, args.hosts).await;
     pump.abort();
     result
 }
@@ -134,31 +138,48 @@ struct Answer {
 }
 
 /// Takes the answers: one VM's as they come, those of many folded, or line by line.
-async fn receive(context: &Context, mut stream: Streaming<SessionOutput>, by_line: bool) -> Result<Exit, Failure> {
+async fn receive(
+    context: &Context,
+    mut stream: Streaming<SessionOutput>,
+    by_line: bool,
+    on_hosts: bool,
+) -> Result<Exit, Failure> {
     let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
     let mut single = None;
     while let Some(message) = stream.message().await? {
-        // The first message says how many VMs answer: the controller sends an empty output for each.
+        // The first message names all that will answer; what is alike comes once, with all names.
         let Some(part) = message.output else {
-            single = Some(answers.is_empty());
-            answers.entry(message.vm).or_default();
+            answers = names(&message.vm, on_hosts).map(|name| (name, Answer::default())).collect();
+            single = Some(answers.len() == 1);
             continue;
         };
-        let answer = answers.entry(message.vm.clone()).or_default();
         let direct = !context.json && single == Some(true);
-        match part {
-            Output::Stdout(data) if direct => write_all(&mut std::io::stdout(), &data),
-            Output::Stderr(data) if direct => write_all(&mut std::io::stderr(), &data),
-            Output::Stdout(data) => keep(&mut answer.stdout, &data, &mut answer.cut),
-            Output::Stderr(data) => keep(&mut answer.stderr, &data, &mut answer.cut),
-            Output::Exited(status) => answer.code = Some(status.code),
-            Output::Failed(reason) => answer.failed = reason,
-        }
-        if by_line && !direct && !context.json {
-            print_lines(&message.vm, answer);
+        for name in names(&message.vm, on_hosts) {
+            let answer = answers.entry(name.clone()).or_default();
+            take(answer, &part, direct);
+            if by_line && !direct && !context.json {
+                print_lines(&name, answer);
+            }
         }
     }
     finish(context, answers, by_line)
+}
+
+/// The names in folded text.
+fn names(folded: &str, on_hosts: bool) -> impl Iterator<Item = String> {
+    let style = if on_hosts { Style::Hosts } else { Style::Guests };
+    NameSet::parse(style, folded).iter().collect::<Vec<_>>().into_iter()
+}
+
+fn take(answer: &mut Answer, part: &Output, direct: bool) {
+    match part {
+        Output::Stdout(data) if direct => write_all(&mut std::io::stdout(), data),
+        Output::Stderr(data) if direct => write_all(&mut std::io::stderr(), data),
+        Output::Stdout(data) => keep(&mut answer.stdout, data, &mut answer.cut),
+        Output::Stderr(data) => keep(&mut answer.stderr, data, &mut answer.cut),
+        Output::Exited(status) => answer.code = Some(status.code),
+        Output::Failed(reason) => answer.failed.clone_from(reason),
+    }
 }
 
 fn finish(context: &Context, answers: BTreeMap<String, Answer>, by_line: bool) -> Result<Exit, Failure> {

@@ -43,6 +43,7 @@ pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
                 listing.routers.extend(chunk.routers);
                 listing.experiments.extend(chunk.experiments);
             }
+            listing.sort();
             connect::end_if_idle(&mut client).await;
         }
         // Where no controller ever ran, nothing is up: that is an answer, not an error.
@@ -64,6 +65,15 @@ pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
 }
 
 impl Listing {
+    /// One host answers in the order of the file; several as they like, and then names say the order.
+    fn sort(&mut self) {
+        if self.vms.windows(2).all(|pair| pair[0].host == pair[1].host) {
+            return;
+        }
+        self.vms.sort_by(|a, b| (&a.experiment, natural(&a.name)).cmp(&(&b.experiment, natural(&b.name))));
+        self.routers.sort_by(|a, b| (&a.experiment, natural(&a.name)).cmp(&(&b.experiment, natural(&b.name))));
+    }
+
     fn print(&self, context: &Context, all: bool) {
         if self.experiments.is_empty() {
             output::say!("nothing is up; `fleet up FILE` brings a network up");
@@ -132,6 +142,20 @@ fn vm_json(vm: &VmStatus) -> serde_json::Value {
     })
 }
 
+/// A name in pieces by which it is sorted: `web[2]` before `web[10]`.
+fn natural(name: &str) -> Vec<(&str, u64)> {
+    let mut pieces = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (text, after) = rest.split_at(digits);
+        let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        pieces.push((text, after[..end].parse().unwrap_or(0)));
+        rest = &after[end..];
+    }
+    pieces
+}
+
 /// VMs that share a line, in the order of their first ones: with `fold`, those of one group in one state.
 fn alike(vms: &[VmStatus], fold: bool) -> Vec<Vec<&VmStatus>> {
     let mut lines: Vec<Vec<&VmStatus>> = Vec::new();
@@ -188,7 +212,7 @@ fn row(context: &Context, vm: &VmStatus, name: String, addresses: String) -> Vec
         vm.hypervisor.clone(),
         addresses,
         output::bytes(vm.memory_bytes),
-        output::age(vm.since_ms),
+        if vm.since_ms == 0 { String::new() } else { output::age(vm.since_ms) },
     ]
 }
 

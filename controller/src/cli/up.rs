@@ -69,8 +69,8 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
     let exit = tokio::select! {
         exit = bring_up(context, args, &experiment, client.clone(), request) => exit,
         _ = tokio::signal::ctrl_c() => {
-            eprintln!("fleet: interrupted; VMs that run stay up");
-            eprintln!("  help: `fleet up {}` goes on, `fleet down {experiment}` removes them", args.file.display());
+            eprintln!("fleet: interrupted; what was asked for goes on without this command");
+            eprintln!("  help: `fleet ps` shows how far it is, `fleet down {experiment}` removes it");
             return Ok(Exit::Guest(INTERRUPTED));
         }
     };

@@ -275,8 +275,7 @@ impl Controller for Service {
             Some(ExecInput { input: Some(exec_input::Input::Open(open)) }) => open,
             _ => return Err(Status::invalid_argument("the first message of an exec must open it")),
         };
-        let target = self.shared.fleet.resolve(&open.target)?;
-        Ok(Response::new(Box::pin(exec::run(&self.shared, target, open, input))))
+        Ok(Response::new(Box::pin(exec::run(&self.shared.fleet, &self.shared.agents, open, input)?)))
     }
 
     async fn console(

@@ -10,11 +10,12 @@
 //! ```
 //!
 //! So what is held in memory is bounded by the commands that run at a time, whatever they say and however many guests
-//! there are. Nobody's command outlives the wave: it is killed at its time limit, and when the wave is cancelled or
-//! dropped.
+//! there are. Nobody's command outlives the wave: it is killed at its time limit, when the wave is cancelled or dropped,
+//! and by the next agent when this one is killed ([`record`]).
 
 mod guest;
 mod host;
+mod record;
 mod telling;
 
 use std::sync::Arc;
@@ -23,13 +24,14 @@ use fleet_proto::v1::{ExecAnswer, ExecTask, Outcome, Progress, reply};
 use fleet_tree::{Job, LocalEnd, Outcomes, Sink};
 use fleet_vm::ExecEvent;
 use futures::StreamExt;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use crate::agent::Agent;
 use crate::session::{TIMED_OUT, timed_out};
 use crate::slot::Slot;
 use guest::GuestCommand;
 use host::HostCommand;
+pub use record::end_left;
 use telling::Telling;
 
 /// Guests that run it at once.
@@ -38,6 +40,8 @@ const CONCURRENCY: usize = 64;
 const STDIN: usize = 1024 * 1024;
 /// What is left of the wave's time for the answer of a command that ran into its end.
 const SLACK: Duration = Duration::from_millis(100);
+/// Of a guest that had no turn.
+const TOO_LATE: &str = "the operation's time was over before it began";
 /// Of a wave that was broken off.
 const BROKEN_OFF: &str = "nobody waits for it any more; the command was killed";
 
@@ -85,14 +89,14 @@ pub async fn run(agent: &Arc<Agent>, task: ExecTask, job: &Job, sink: &Sink) -> 
     }
     let limit = Limit::new(task.timeout_ms, job.deadline);
     match task.experiment.is_empty() {
-        true => on_host(task, limit, job, sink).await,
+        true => on_host(agent, task, limit, job, sink).await,
         false => in_guests(agent, task, limit, job, sink).await,
     }
 }
 
-async fn on_host(task: ExecTask, limit: Limit, job: &Job, sink: &Sink) -> LocalEnd {
+async fn on_host(agent: &Agent, task: ExecTask, limit: Limit, job: &Job, sink: &Sink) -> LocalEnd {
     let mut telling = Telling::new("");
-    let mut command = match HostCommand::start(&task) {
+    let mut command = match HostCommand::start(&task, &agent.config.run_dir) {
         Ok(command) => command,
         Err(reason) => {
             say(sink, telling.failed(&reason)).await;
@@ -164,9 +168,15 @@ async fn in_guest(
     sink: &Sink,
 ) -> Result<(), String> {
     let mut telling = Telling::new(name);
-    let ended = match GuestCommand::start(slot.as_deref(), task).await {
-        Ok(mut command) => attend(&mut command, &mut telling, limit, sink).await,
-        Err(reason) => Ended::Failed(reason),
+    // Its turn may come when the wave's time is over; and a guest that does not answer takes its command's own.
+    let until = limit.until(Instant::now());
+    let ended = match timeout_at(until, GuestCommand::start(slot.as_deref(), task)).await {
+        Ok(Ok(mut command)) => attend(&mut command, &mut telling, limit, sink).await,
+        Ok(Err(reason)) => Ended::Failed(reason),
+        Err(_) => match limit.own {
+            Some(own) if until < limit.wave => Ended::TimedOut(own),
+            _ => Ended::Failed(TOO_LATE.to_owned()),
+        },
     };
     last(telling, ended, sink).await
 }

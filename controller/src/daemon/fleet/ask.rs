@@ -1,5 +1,6 @@
 //! Up, down, and what they would change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use fleet_proto::v1::up_event::Event;
 use fleet_proto::v1::{
     ApplyTask, Difference, Member, OperationSummary, Outcome, Progress, RemoveRequest, Spec, Task, WaveEnd, reply, task,
 };
+use fleet_tree::{NameSet, Style};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::Status;
@@ -19,6 +21,10 @@ use crate::daemon::operation::{self, Sum, Teller};
 
 /// How long hosts may take to say what a spec would change.
 const PREVIEW: Duration = Duration::from_secs(60);
+/// Bytes of folded names in an answer.
+const NAMES: usize = 16 * 1024;
+/// Hosts whose networks are told one by one.
+const TOLD_HOSTS: usize = 4;
 /// How long hosts may take to remove what nobody asked for.
 const REMOVAL: Duration = Duration::from_secs(300);
 
@@ -111,17 +117,17 @@ impl Fleet {
             again: false,
         };
         let mut sent = self.waves.send(order);
-        let mut all = Difference::default();
+        let mut all = Merged::default();
         while let Some(word) = sent.next().await {
             if let Word::Reply(said) = word
                 && let Some(reply::Reply::Difference(part)) = said.reply
             {
-                merge(&mut all, part);
+                all.add(&said.hosts, part);
             }
         }
         match refusals(&members, &sent.end()) {
             Some(text) => Err(refused(&text)),
-            None => Ok(all),
+            None => Ok(all.whole()),
         }
     }
 
@@ -154,15 +160,71 @@ impl Fleet {
     }
 }
 
-fn merge(all: &mut Difference, part: Difference) {
-    all.start.extend(part.start);
-    all.restart.extend(part.restart);
-    all.stop.extend(part.stop);
-    all.network.extend(part.network);
-    all.unchanged += part.unchanged;
-    for note in part.notes {
-        if !all.notes.contains(&note) {
-            all.notes.push(note);
+/// What changes on all hosts.
+#[derive(Default)]
+struct Merged {
+    start: Names,
+    restart: Names,
+    stop: Names,
+    /// By host.
+    network: BTreeMap<String, Vec<String>>,
+    unchanged: u32,
+    notes: Vec<String>,
+}
+
+struct Names(NameSet);
+
+impl Default for Names {
+    fn default() -> Self {
+        Self(NameSet::new(Style::Guests))
+    }
+}
+
+impl Names {
+    fn add(&mut self, folded: &[String]) {
+        folded.iter().for_each(|names| self.0.union(&NameSet::parse(Style::Guests, names)));
+    }
+
+    fn text(&self) -> Vec<String> {
+        if self.0.is_empty() { Vec::new() } else { vec![self.0.to_text(NAMES)] }
+    }
+}
+
+impl Merged {
+    fn add(&mut self, host: &str, part: Difference) {
+        self.start.add(&part.start);
+        self.restart.add(&part.restart);
+        self.stop.add(&part.stop);
+        self.unchanged += part.unchanged;
+        if !part.network.is_empty() {
+            self.network.insert(host.to_owned(), part.network);
+        }
+        for note in part.notes {
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
+    }
+
+    fn whole(self) -> Difference {
+        let hosts = self.network.len();
+        let told = if hosts > TOLD_HOSTS { TOLD_HOSTS - 1 } else { hosts };
+        let line = |(host, lines): (&String, &Vec<String>)| match hosts {
+            // The one host that there is need not be named.
+            1 => lines.clone(),
+            _ => vec![format!("{host}: {}", lines.join(", "))],
+        };
+        let mut network: Vec<String> = self.network.iter().take(told).flat_map(line).collect();
+        if hosts > told {
+            network.push(format!("the like on {} other hosts", hosts - told));
+        }
+        Difference {
+            start: self.start.text(),
+            restart: self.restart.text(),
+            stop: self.stop.text(),
+            network,
+            unchanged: self.unchanged,
+            notes: self.notes,
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod act;
 mod ask;
+mod command;
 mod follow;
 mod listing;
 mod reads;
@@ -36,6 +37,8 @@ use super::hosts::Hosts;
 use super::store::{Store, StoreError};
 use super::targets::{self, Target};
 pub use act::Act;
+pub use command::On;
+pub use waves::Word;
 
 use crate::cli::now_ms;
 use crate::commitments::Commitments;
