@@ -72,7 +72,7 @@ test: setup build images kernels lint fuzz-short ## Every test, with real VMs, n
 	@echo "fleet: running every test"
 	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
 
-bench: bench-lang bench-boot bench-ksm ## Measure everything, and write docs/benchmarks.md
+bench: bench-lang bench-boot bench-ksm bench-tree ## Measure everything, and write docs/benchmarks.md
 
 bench-boot: setup release kernels ## Measure the start of N VMs beside a bare loop, and write its section
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --image $(BENCH_IMAGE) \
@@ -89,8 +89,10 @@ BENCH_KSM ?=
 bench-ksm: setup kernels ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
 	@$(CARGO) run --quiet --release --package fleet-bench-ksm -- --count $(N) --after $(AFTER) --out docs/benchmarks.md $(BENCH_KSM)
 
-bench-tree: ## Measure what a wave costs its root, and print the table
-	@$(CARGO) run --quiet --release --package fleet-bench-tree
+# Options of the program: numbers of hosts, runs.
+BENCH_TREE ?=
+bench-tree: ## Measure what a wave over many hosts costs, and write its section
+	@$(CARGO) run --quiet --release --package fleet-bench-tree -- --out docs/benchmarks.md $(BENCH_TREE)
 
 # The fleet of `make sim`, and where its chance comes from.
 SIM  ?= --hosts 100000 --vms 1000000 --latency 1ms --fail 1% --steps 12

@@ -26,6 +26,8 @@ pub struct Options {
     pub config: String,
     /// Variables for every command, and so for the controller that it starts.
     pub env: Vec<(String, String)>,
+    /// File of the network namespace that every command runs in; none: that of the test.
+    pub namespace: Option<PathBuf>,
 }
 
 /// A fleet under a temporary folder. Dropping it takes everything down.
@@ -34,6 +36,7 @@ pub struct Fleet {
     program: PathBuf,
     instance: String,
     env: Vec<(String, String)>,
+    namespace: Option<PathBuf>,
     links: BTreeSet<String>,
 }
 
@@ -109,7 +112,14 @@ impl Fleet {
         let instance = format!("fleet{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
         let config = format!("telemetry = {}\ntelemetry_interval_seconds = 1\n{}\n", options.telemetry, options.config);
         std::fs::write(root.path().join("config.toml"), config).unwrap();
-        Self { root, program: program(), instance, env: options.env, links: crate::links() }
+        Self {
+            root,
+            program: program(),
+            instance,
+            env: options.env,
+            namespace: options.namespace,
+            links: crate::links(),
+        }
     }
 
     /// Goes on with a copy of the program, of this name in the fleet's folder: what an upgrade puts in its place.
@@ -155,7 +165,15 @@ impl Fleet {
 
     /// The program with its arguments, ready to be run on this fleet.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.namespace {
+            // It becomes the program: the process is the same, and only its network is another.
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", namespace.display())).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         command.args(args).current_dir(self.root());
         for name in ["FLEET_MONGODB", "FLEET_HYPERVISOR", "FLEET_LOG"] {
             command.env_remove(name);

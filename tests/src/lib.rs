@@ -9,17 +9,22 @@
 //! The tests need root and the image `tiny`; `make test` sets both up.
 #![allow(clippy::unwrap_used, reason = "a harness of tests: what goes wrong ends the test, with its place")]
 
+mod daemon;
 mod fleet;
 pub mod image;
+mod lab;
 mod process;
 mod pty;
 mod traces;
 mod vm;
 mod wait;
+mod wire;
 
+pub use daemon::Daemon;
 pub use fleet::{Answer, Fleet, Options, run};
+pub use lab::{Host, Lab};
 pub use process::{alive, kill, signal, stat};
 pub use pty::Pty;
 pub use traces::{Traces, links};
 pub use vm::Vm;
-pub use wait::{eventually, until};
+pub use wait::{eventually, until, within};

@@ -9,7 +9,7 @@ use crate::process;
 const CGROUP_DEPTH: usize = 4;
 
 /// Everything of one fleet that the kernel shows.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traces {
     /// Process id and command line, without the program `fleet` that a test is just running.
     pub processes: Vec<(u32, String)>,
@@ -50,6 +50,23 @@ impl Traces {
             ram_files: tree(&Path::new("/dev/shm").join(instance)),
             run_files: tree(&root.join("run")),
         }
+    }
+
+    /// Sessions of VMs: one for each that runs, whoever knows of it.
+    pub fn machines(&self) -> usize {
+        let leads = |pid: u32| {
+            let pid = i32::try_from(pid).ok().map(nix::unistd::Pid::from_raw);
+            nix::unistd::getsid(pid).ok() == pid
+        };
+        self.processes.iter().filter(|(pid, command)| command.contains("rdinit=/init") && leads(*pid)).count()
+    }
+
+    /// What is of experiments, beside an agent that runs: its own sockets and files come and go with it.
+    #[must_use]
+    pub fn of_experiments(self) -> Self {
+        let mut run_files = self.run_files;
+        run_files.retain(|path| path.extension().is_none_or(|end| end != "sock" && end != "lock"));
+        Self { sockets: Vec::new(), run_files, ..self }
     }
 
     /// Whether there is nothing.

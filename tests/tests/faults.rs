@@ -13,14 +13,9 @@ fn lives(fleet: &Fleet) -> BTreeMap<String, (u32, u64)> {
     fleet.vms().into_iter().map(|vm| (vm.name, (vm.pid, stat(vm.pid).map_or(0, |(_, start)| start)))).collect()
 }
 
-/// Processes of this fleet that lead a session of a VM: one for each that runs, whoever knows of it.
+/// Sessions of VMs: one for each that runs, whoever knows of it.
 fn machines(fleet: &Fleet) -> usize {
-    let leaders = fleet.traces().processes.into_iter().filter(|(pid, command)| {
-        let leads = nix::unistd::getsid(i32::try_from(*pid).ok().map(nix::unistd::Pid::from_raw))
-            .is_ok_and(|session| session.as_raw() == *pid as i32);
-        leads && command.contains("rdinit=/init")
-    });
-    leaders.count()
+    fleet.traces().machines()
 }
 
 #[test]

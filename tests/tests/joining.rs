@@ -1,53 +1,11 @@
 //! Hosts join a fleet as processes of their own, over mutual TLS on loopback; and those that may not are refused.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::io::Read;
-use std::process::Child;
-
-use fleet_tests::{Fleet, Options, eventually, until};
-use nix::sys::signal::Signal;
+use fleet_tests::{Daemon, Fleet, Options, eventually, until};
 use serde_json::Value;
 
-/// A daemon of a fleet's folder in the foreground, ended with its value.
-struct Daemon<'a> {
-    child: Child,
-    // Ended before the folder goes.
-    _fleet: &'a Fleet,
-}
-
-impl<'a> Daemon<'a> {
-    fn start(fleet: &'a Fleet, args: &[&str]) -> Self {
-        let log = std::fs::File::options().create(true).append(true).open(fleet.root().join("daemon.log")).unwrap();
-        let mut command = fleet.command(args);
-        let child = command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(log);
-        Self { child: child.spawn().unwrap(), _fleet: fleet }
-    }
-
-    /// Waits for its own end; gives its exit code.
-    fn ended(mut self) -> i32 {
-        eventually("the end of a daemon", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
-    }
-
-    /// As the kernel does it when memory runs out.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Daemon<'_> {
-    fn drop(&mut self) {
-        if self.child.try_wait().unwrap().is_none() {
-            fleet_tests::signal(self.child.id(), Signal::SIGTERM);
-            self.child.wait().unwrap();
-        }
-    }
-}
-
 fn log(fleet: &Fleet) -> String {
-    let mut text = String::new();
-    std::fs::File::open(fleet.root().join("daemon.log")).unwrap().read_to_string(&mut text).unwrap();
-    text
+    Daemon::log(fleet.root())
 }
 
 fn with(config: &str) -> Fleet {
@@ -59,7 +17,7 @@ fn controller() -> Fleet {
 }
 
 /// Starts the controller and waits until it answers.
-fn run(fleet: &Fleet) -> Daemon<'_> {
+fn run(fleet: &Fleet) -> Daemon {
     let daemon = Daemon::start(fleet, &["controller", "run", "--no-telemetry"]);
     until("the controller", || fleet.run(&["controller", "status", "--json"]).stdout.contains("\"pid\""));
     daemon
@@ -73,7 +31,7 @@ fn token(fleet: &Fleet, args: &[&str]) -> (String, String) {
     (text("token"), text("controller"))
 }
 
-fn join<'a>(fleet: &'a Fleet, name: &str, token: &str, controller: &str) -> Daemon<'a> {
+fn join(fleet: &Fleet, name: &str, token: &str, controller: &str) -> Daemon {
     let listen = ["--listen", "127.0.0.1:0", "--name", name];
     let args: Vec<&str> = ["agent", "--join", controller, "--token", token].iter().chain(&listen).copied().collect();
     Daemon::start(fleet, &args)

@@ -23,8 +23,12 @@ use crate::error::VmError;
 use crate::hypervisor::{self, QEMU_PROGRAM, qemu_accelerator_args};
 use crate::spec::Accelerator;
 
-/// How long the guest of the probe may take: some twenty times of what an emulator needs on an idle processor.
-const DEADLINE: Duration = Duration::from_secs(3);
+/// How long the guest of the probe may take with the processor's virtualisation, which can be there and hang.
+const KVM_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long it may take in software. On an idle processor it takes a fraction of a second; an agent that starts while its
+/// host is busy must not believe that nothing works.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Memory of the guest of the probe in MiB.
 const GUEST_MEMORY_MIB: u64 = 16;
@@ -154,7 +158,11 @@ async fn run_guest(accelerator: Accelerator) -> Result<String, String> {
         .args(qemu_accelerator_args(accelerator, GUEST_MEMORY_MIB))
         .args(["-device", &exit, "-bios"])
         .arg(&firmware.0);
-    match run(command).await? {
+    let deadline = match accelerator {
+        Accelerator::Kvm => KVM_DEADLINE,
+        Accelerator::Tcg => DEADLINE,
+    };
+    match run(command, deadline).await? {
         (status, _) if status.code() == Some(guest::SUCCESS * 2 + 1) => Ok("runs guest instructions".to_owned()),
         (status, said) => Err(format!("QEMU ended with {status} before the guest did: {}", last_line(&said))),
     }
@@ -204,19 +212,19 @@ async fn boot_uml(kernel: &Path, ram_dir: &Path) -> Result<String, String> {
             Ok(())
         });
     }
-    run(command.into()).await.map(|(_, log)| log)
+    run(command.into(), DEADLINE).await.map(|(_, log)| log)
 }
 
 /// Runs a program in a process group of its own to its end or the deadline; gives what it said.
-async fn run(mut command: Command) -> Result<(ExitStatus, String), String> {
+async fn run(mut command: Command, deadline: Duration) -> Result<(ExitStatus, String), String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let child = command.spawn().map_err(|error| format!("cannot run {name}: {error}"))?;
     let group = KillGroup(child.id().and_then(|pid| i32::try_from(pid).ok()));
-    let ended = timeout(DEADLINE, child.wait_with_output()).await;
+    let ended = timeout(deadline, child.wait_with_output()).await;
     drop(group);
     let output = ended
-        .map_err(|_| format!("the test guest got nowhere within {DEADLINE:?}"))?
+        .map_err(|_| format!("the test guest got nowhere within {deadline:?}"))?
         .map_err(|error| format!("cannot wait for {name}: {error}"))?;
     let said = [output.stdout, output.stderr].concat();
     Ok((output.status, String::from_utf8_lossy(&said).into_owned()))
