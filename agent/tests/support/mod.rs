@@ -26,7 +26,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
 /// Long enough for a busy machine; nothing waits so long when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// This host's name.
 pub const HOST: &str = "h1";
