@@ -16,12 +16,14 @@ use crate::experiment::{Experiment, Remembered, Slots, remembered};
 use crate::progress::Report;
 use crate::slice::Slice;
 use crate::slot::{Slot, Wanted};
+use crate::wave;
 
 /// Finds everything again.
 ///
 /// # Errors
 /// When the folders of VMs or namespaces cannot be read at all.
 pub async fn recover(agent: &Arc<Agent>) -> Result<(), AgentError> {
+    wave::end_left(&agent.config.run_dir).await;
     let mut found = find_vms(agent).await?;
     let mut specs: BTreeMap<String, Remembered> = BTreeMap::new();
     for entry in std::fs::read_dir(&agent.config.run_dir).into_iter().flatten().flatten() {

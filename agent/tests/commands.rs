@@ -6,8 +6,10 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use fleet_proto::v1::{ExecAnswer, ExecTask, OpHeader, Outcome, Reply, reply, task};
+use fleet_tests::until;
 use fleet_tree::{Event, RootWave};
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 use support::*;
 use tokio::time::{Duration, Instant};
 
@@ -179,6 +181,36 @@ async fn a_wave_that_is_cancelled_or_dropped_or_ends_with_its_agent_leaves_no_pr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_left_is_ended_by_the_next_one() {
+    let place = Place::new();
+    let host = place.start().await;
+    let fifo = Fifo::new();
+    let wave = begin(&host, shell(&format!("echo $$ >{}; sleep 1000", fifo.path.display())));
+    let pids = fifo.pids().await;
+    let records = place.path().join("run/.commands");
+    let record = std::fs::read_dir(&records).unwrap().next().unwrap().unwrap().path();
+    let noted = std::fs::read(&record).unwrap();
+    drop(wave);
+    gone(&pids).await;
+    until("the record to go with its command", || !records.exists());
+    host.end().await;
+
+    // As if that agent had been killed: what runs is noted, and nobody looks after it.
+    let mut left = std::process::Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
+    let pid = i32::try_from(left.id()).unwrap();
+    until("a session", || nix::unistd::getsid(Some(Pid::from_raw(pid))) == Ok(Pid::from_raw(pid)));
+    let session = fleet_vm::Session::led_by(pid).unwrap();
+    std::fs::create_dir_all(&records).unwrap();
+    std::fs::write(&record, serde_json::to_vec(&session).unwrap()).unwrap();
+    // And one that has ended since.
+    std::fs::write(records.join("ended"), noted).unwrap();
+    let host = place.start().await;
+    assert!(!runs(pid) && !records.exists());
+    left.wait().unwrap();
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_left_in_the_background_on_purpose_goes_on_and_holds_nothing_up() {
     let place = Place::new();
     let host = place.start().await;
@@ -187,7 +219,7 @@ async fn who_is_left_in_the_background_on_purpose_goes_on_and_holds_nothing_up()
     assert_eq!((said.outcome, answer.last.code), (Outcome::Ok, 0), "{answer:?}");
     let pid: i32 = answer.stdout.trim().parse().unwrap();
     assert!(runs(pid));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     host.end().await;
 }
 

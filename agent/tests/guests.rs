@@ -9,9 +9,10 @@ use fleet_proto::v1::{
     ActRequest, Action, ApplyTask, ExecAnswer, ExecTask, ListRequest, OpHeader, Options, Outcome, Range, Spec, reply,
     task,
 };
-use fleet_tree::{Event, RootWave, hash_of};
+use fleet_tree::{AnswerWindow, Event, RootWave, hash_of};
 use prost::Message;
 use support::*;
+use tokio::time::Instant;
 
 fn all() -> Vec<Range> {
     vec![Range { group: "web".into(), first: 0, count: 4 }]
@@ -20,8 +21,13 @@ fn all() -> Vec<Range> {
 async fn exec(host: &Served, task: ExecTask) -> (Said, Vec<(u32, ExecAnswer)>) {
     let task = ExecTask { experiment: "a".into(), ranges: all(), ..task };
     let said = host.ask(0, task::Task::Exec(task), Vec::new()).await;
-    let answers = said.replies.iter().map(|reply| match &reply.reply {
-        Some(reply::Reply::Exec(answer)) => (reply.count, answer.clone()),
+    // Those that came too late for the agent's own window are folded here.
+    let mut window = AnswerWindow::new(PATIENCE);
+    let mut replies: Vec<_> =
+        said.replies.iter().flat_map(|reply| window.push(reply.clone(), Instant::now())).collect();
+    replies.extend(window.flush(None));
+    let answers = replies.into_iter().map(|reply| match reply.reply {
+        Some(reply::Reply::Exec(answer)) => (reply.count, answer),
         other => panic!("a command's answer was expected: {other:?}"),
     });
     let mut answers: Vec<_> = answers.collect();

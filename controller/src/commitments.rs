@@ -27,6 +27,11 @@ impl Commitments {
         Self { store: store.to_owned(), preferred, images: Mutex::default() }
     }
 
+    /// The folder of images.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
     /// Looks images up anew: they may have been built since.
     pub fn refresh(&self) {
         self.images().clear();

@@ -39,6 +39,16 @@ pub enum ImageError {
         /// "is missing", "has other content than its name says", …
         problem: String,
     },
+    /// The disk is too small for an image that is sent.
+    #[error("{path} has {} MiB free, and the image needs {} MiB for a moment; free some space there", .free >> 20, .needed >> 20)]
+    NoRoomFor {
+        /// The store.
+        path: PathBuf,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+    },
     /// No such recipe.
     #[error("no recipe '{name}': the built-in ones are {}; a file's path works as well", .builtin.join(", "))]
     UnknownRecipe {

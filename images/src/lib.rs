@@ -25,5 +25,8 @@ pub use error::ImageError;
 pub use recipe::{
     FileRecipe, FileSource, KernelRecipe, KernelSource, KernelTarget, Memory, PackageFile, Recipe, RootForm,
 };
-pub use store::{Image, ImageEntry, ImageId, ImageStore, KernelOrigin, Removed, RootFs, UmlFiles, X86Files};
+pub use store::{
+    Image, ImageEntry, ImageId, ImageStore, KernelOrigin, PIECE, Parcel, ParcelFile, Removed, RootFs, UmlFiles,
+    X86Files,
+};
 pub use tiny::Fragment;

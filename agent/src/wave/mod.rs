@@ -7,6 +7,7 @@
 //! | exec | on the host or in guests ([`exec`]) |
 
 mod exec;
+mod images;
 mod link;
 mod reads;
 
@@ -22,6 +23,7 @@ use crate::agent::Agent;
 use crate::apply::Why;
 use crate::progress::{Report, Steps};
 use crate::{act, apply, teardown};
+pub use exec::end_left;
 pub use link::{Alone, ToMembers};
 
 /// File name of the log of operations in the folder of state.
@@ -92,6 +94,8 @@ impl Local for Work {
             Some(task::Task::Prove(request)) => reads::prove(agent, request, &sink).await,
             Some(task::Task::Ksm(request)) => reads::ksm(agent, request, &sink).await,
             Some(task::Task::Snapshots(request)) => reads::snapshots(agent, request, &sink).await,
+            Some(task::Task::Piece(piece)) => images::keep(agent, &piece, &job).await,
+            Some(task::Task::Image(image)) => images::image(agent, image, &sink).await,
             Some(task::Task::Exec(task)) => exec::run(agent, task, &job, &sink).await,
             None => LocalEnd::failed("the wave has no task that this agent knows; update it", Vec::new()),
         }

@@ -1,7 +1,7 @@
 //! A real agent behind its local socket, and a root that sends it waves.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
 /// Long enough for a busy machine; nothing waits so long when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// This host's name.
 pub const HOST: &str = "h1";
@@ -61,6 +61,10 @@ impl Place {
         let cache = target.join("fleet-test-cache");
         Builder::new(&store, cache, init).build(&Recipe::load("tiny").unwrap(), &mut |_| {}).unwrap();
         Self::with(Some(images))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Letters and digits, and another in each test.

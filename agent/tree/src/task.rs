@@ -21,13 +21,20 @@ pub fn class(task: &Task) -> Class {
     match &task.task {
         Some(task::Task::Apply(apply)) if apply.dry_run => Class::Reads,
         Some(task::Task::Snapshots(snapshots)) if snapshots.remove.is_empty() => Class::Reads,
+        // A piece is named by its content: kept again, it is the same.
+        Some(task::Task::Piece(_)) => Class::Reads,
+        Some(task::Task::Image(image)) if !image.install => Class::Reads,
         Some(task::Task::Info(_) | task::Task::List(_) | task::Task::Ksm(_) | task::Task::Prove(_)) | None => {
             Class::Reads
         }
         Some(task::Task::Exec(_)) => Class::Once,
-        Some(task::Task::Apply(_) | task::Task::Remove(_) | task::Task::Act(_) | task::Task::Snapshots(_)) => {
-            Class::Changes
-        }
+        Some(
+            task::Task::Apply(_)
+            | task::Task::Remove(_)
+            | task::Task::Act(_)
+            | task::Task::Snapshots(_)
+            | task::Task::Image(_),
+        ) => Class::Changes,
     }
 }
 
@@ -35,6 +42,7 @@ pub fn class(task: &Task) -> Class {
 pub fn content(task: &Task) -> Result<Vec<Hash>, String> {
     match &task.task {
         Some(task::Task::Apply(apply)) => Ok(vec![hash(&apply.spec, "spec")?]),
+        Some(task::Task::Piece(piece)) => Ok(vec![hash(&piece.hash, "piece")?]),
         Some(_) => Ok(Vec::new()),
         None => Err("the wave has no task that this version knows; run the same version of fleet on all hosts".into()),
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::time::timeout;
 
@@ -11,8 +12,8 @@ use crate::machine::{KILL_DEADLINE, pidfd_kill};
 use crate::procs::{self, Stat};
 use crate::record::ProcessId;
 
-/// A session (setsid(2)), named for good by the process that leads it, or led it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A session (setsid(2)), named for good, until the host boots, by the process that leads it, or led it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     leader: ProcessId,
 }

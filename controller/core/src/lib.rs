@@ -40,6 +40,7 @@ mod waves;
 mod wishes;
 
 pub use core::Core;
+pub use experiment::compile;
 pub use host::{HostId, HostState};
 pub use input::{HostEnd, HostFacts, Input, host_ends, host_ends_of};
 pub use output::{Action, Answer, Output, Record, Wave, WaveTask};

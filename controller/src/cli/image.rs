@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use fleet_images::{Builder, ImageError, ImageStore, KernelOrigin, Progress, Recipe, RootFs};
+use fleet_proto::v1::PushImageRequest;
 use indicatif::ProgressBar;
 use netlang::Plan;
 
+use super::connect::{self, Start};
 use super::output::{self, Table};
-use super::{Context, Exit, Failure};
+use super::{Context, Exit, Failure, up};
 use crate::config::Config;
 
 /// Seconds between two lines about a compilation that nobody watches.
@@ -37,6 +39,17 @@ pub enum Verb {
         #[arg(long, value_name = "FILE", env = "FLEET_INIT")]
         init: Option<PathBuf>,
     },
+    /// Send an image of this host to the hosts of the fleet; `up` sends what is missing by itself
+    Push {
+        /// Its name, or its id, or the beginning of the id
+        image: String,
+        /// To these hosts: h1, h[1-3]; to all when left out
+        #[arg(long, value_name = "HOSTS", default_value = "", hide_default_value = true)]
+        to: String,
+        /// At most so much a second leaves a host for each of those after it: 50MiB
+        #[arg(long, value_name = "SIZE", value_parser = rate)]
+        rate: Option<u64>,
+    },
     /// List the images of this host
     Ls,
     /// Show what an image consists of
@@ -50,6 +63,33 @@ pub enum Verb {
         #[arg(required = true)]
         images: Vec<String>,
     },
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    crate::size::size(text).filter(|rate| *rate > 0).ok_or_else(|| format!("`{text}` is no size; write 50MiB"))
+}
+
+impl ImageArgs {
+    /// Whether this is about other hosts' images.
+    pub fn asks_controller(&self) -> bool {
+        matches!(self.verb, Verb::Push { .. })
+    }
+}
+
+/// Sends an image to hosts, and shows how far it is.
+pub async fn push(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
+    let Verb::Push { image, to, rate } = &args.verb else { return image(context, args) };
+    let mut client = connect::connect(context, Start::IfUsed).await?;
+    let request = PushImageRequest { image: image.clone(), hosts: to.clone(), rate: rate.unwrap_or(0) };
+    let stream = client.push_image(request).await?.into_inner();
+    let summary = up::follow(context, &format!("push {image}"), stream).await?.summary;
+    if context.json {
+        output::json(&serde_json::json!({
+            "image": image, "targets": summary.targets, "outcomes": output::folds_json(&summary.folds),
+            "elapsed_ms": summary.elapsed_ms,
+        }));
+    }
+    Ok(if up::failed(&summary) > 0 { Exit::Partial } else { Exit::Ok })
 }
 
 pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
@@ -74,6 +114,7 @@ pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
             }
             Ok(Exit::Ok)
         }
+        Verb::Push { .. } => Err(Failure::internal("an image is pushed by the controller")),
         Verb::Ls => ls(context, &store),
         Verb::Show { image } => show(context, &store, image),
         Verb::Rm { images } => rm(context, &store, images),

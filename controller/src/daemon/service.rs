@@ -169,6 +169,7 @@ impl Controller for Service {
     type UpStream = Follow;
     type DownStream = Follow;
     type ActStream = Follow;
+    type PushImageStream = Follow;
     type PsStream = BoxStream<ListChunk>;
     type ProveStream = BoxStream<CheckResult>;
     type ExecStream = BoxStream<SessionOutput>;
@@ -307,6 +308,22 @@ impl Controller for Service {
 
     async fn ksm(&self, request: Request<KsmRequest>) -> Result<Response<KsmReply>, Status> {
         Ok(Response::new(self.shared.fleet.ksm(request.into_inner()).await))
+    }
+
+    async fn push_image(&self, request: Request<PushImageRequest>) -> Result<Response<Self::PushImageStream>, Status> {
+        let PushImageRequest { image, hosts, rate } = request.into_inner();
+        let members = self.shared.fleet.named_hosts(&hosts)?;
+        let (teller, follow) = operation::follow();
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let pushed = tokio::select! {
+                () = teller.closed() => return,
+                pushed = shared.fleet.push_image(&image, members, rate, &teller) => pushed,
+            };
+            let last = pushed.and_then(|summary| operation::event(Event::Summary(summary)));
+            drop(teller.send(last).await);
+        });
+        Ok(Response::new(follow))
     }
 
     async fn hosts(&self, _: Request<HostsRequest>) -> Result<Response<HostsReply>, Status> {

@@ -108,6 +108,27 @@ impl Blobs {
         }
     }
 
+    /// Makes a blob of files, one after the other; it appears only if its content is what `hash` says.
+    pub(super) fn join(&self, hash: &str, pieces: &[PathBuf], executable: bool) -> Result<(), ImageError> {
+        let path = self.path(hash);
+        let failed = |error: io::Error| ImageError::io("writing", &path, error);
+        let mut temp = tempfile::NamedTempFile::new_in(&self.temp).map_err(failed)?; // removed when dropped
+        for piece in pieces {
+            let mut from = File::open(piece).map_err(|error| ImageError::io("reading", piece, error))?;
+            io::copy(&mut from, &mut temp).map_err(failed)?;
+        }
+        let mut written = temp.reopen().map_err(failed)?;
+        if hash_of_reader(&mut written).map_err(failed)? != hash {
+            let problem = "was sent with other content than its name says".to_owned();
+            return Err(ImageError::Damaged { path, problem });
+        }
+        let mode = if executable { 0o755 } else { 0o644 };
+        temp.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
+        temp.as_file().sync_all().map_err(failed)?;
+        temp.persist(&path).map_err(|error| failed(error.error))?;
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+
     /// Removes the temporary files that a killed builder left. Only under the store's lock.
     pub(super) fn sweep_temp(&self) -> Result<(), ImageError> {
         for path in files_in(&self.temp)? {

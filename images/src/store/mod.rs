@@ -12,6 +12,7 @@
 
 mod blobs;
 mod manifest;
+mod transfer;
 
 use std::{
     collections::HashSet,
@@ -28,6 +29,7 @@ pub(crate) use blobs::{hash_of, hash_of_reader};
 use manifest::Form;
 pub(crate) use manifest::{Blob, Kernel, Manifest, SCHEMAS};
 pub use manifest::{Image, ImageId, KernelOrigin, RootFs, UmlFiles, X86Files};
+pub use transfer::{PIECE, Parcel, ParcelFile};
 
 /// A line of `fleet image ls`.
 #[derive(Clone, Debug)]

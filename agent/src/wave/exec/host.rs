@@ -5,6 +5,7 @@
 //! process that made a session of its own escapes.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 
@@ -17,6 +18,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::time::{Duration, sleep};
 
 use super::Command;
+use super::record::Record;
 
 /// Output that is read at once.
 const PIECE: usize = 16 * 1024;
@@ -29,7 +31,9 @@ const GRACE: Duration = Duration::from_millis(100);
 /// A command that runs on this host.
 pub struct HostCommand {
     child: Child,
+    /// None: nothing is to be killed any more.
     session: Option<Session>,
+    record: Option<Record>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     /// Hands it its input; none: that is done.
@@ -44,7 +48,7 @@ impl HostCommand {
     ///
     /// # Errors
     /// In words that many hosts can share.
-    pub fn start(task: &ExecTask) -> Result<Self, String> {
+    pub fn start(task: &ExecTask, run_dir: &Path) -> Result<Self, String> {
         let (program, arguments) = task.argv.split_first().ok_or("no command was named")?;
         let mut command = tokio::process::Command::new(program);
         command.args(arguments).current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -58,16 +62,21 @@ impl HostCommand {
         unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
         let mut child = command.spawn().map_err(|error| format!("cannot run `{program}`: {error}"))?;
         let session = pid_of(&child).and_then(|pid| Session::led_by(pid.as_raw()).ok());
+        let record = session.map(|session| Record::write(run_dir, session)).and_then(|written| {
+            let warn =
+                |error: &std::io::Error| tracing::warn!(%error, "a command runs that the next agent would not find");
+            written.inspect_err(warn).ok()
+        });
         let stdin = child.stdin.take().map(|pipe| feed(pipe, task.stdin.clone()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        Ok(Self { child, session, stdout, stderr, feeding: stdin, exited: None, left: LEFT })
+        Ok(Self { child, session, record, stdout, stderr, feeding: stdin, exited: None, left: LEFT })
     }
 
     /// Kills it and all that it started, and waits until they are gone. Nothing happens to what has ended.
     pub async fn kill(mut self) {
         self.kill_group();
         if let Some(session) = self.session.filter(|_| self.exited.is_none()) {
-            end(session).await;
+            end(session, None).await;
         }
         // Not before: when this is dropped, the rest of it is done as for one that was dropped.
         self.session = None;
@@ -93,12 +102,12 @@ impl Drop for HostCommand {
         session.kill();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // What was being made meanwhile. Has a deadline of its own.
-            runtime.spawn(end(session));
+            runtime.spawn(end(session, self.record.take()));
         }
     }
 }
 
-async fn end(session: Session) {
+async fn end(session: Session, _record: Option<Record>) {
     if let Err(error) = session.end().await {
         tracing::warn!(%error, "a command that was to be killed is still there");
     }

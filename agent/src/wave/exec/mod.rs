@@ -10,11 +10,12 @@
 //! ```
 //!
 //! So what is held in memory is bounded by the commands that run at a time, whatever they say and however many guests
-//! there are. Nobody's command outlives the wave: it is killed at its time limit, and when the wave is cancelled or
-//! dropped.
+//! there are. Nobody's command outlives the wave: it is killed at its time limit, when the wave is cancelled or dropped,
+//! and by the next agent when this one is killed ([`record`]).
 
 mod guest;
 mod host;
+mod record;
 mod telling;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::session::{TIMED_OUT, timed_out};
 use crate::slot::Slot;
 use guest::GuestCommand;
 use host::HostCommand;
+pub use record::end_left;
 use telling::Telling;
 
 /// Guests that run it at once.
@@ -87,14 +89,14 @@ pub async fn run(agent: &Arc<Agent>, task: ExecTask, job: &Job, sink: &Sink) -> 
     }
     let limit = Limit::new(task.timeout_ms, job.deadline);
     match task.experiment.is_empty() {
-        true => on_host(task, limit, job, sink).await,
+        true => on_host(agent, task, limit, job, sink).await,
         false => in_guests(agent, task, limit, job, sink).await,
     }
 }
 
-async fn on_host(task: ExecTask, limit: Limit, job: &Job, sink: &Sink) -> LocalEnd {
+async fn on_host(agent: &Agent, task: ExecTask, limit: Limit, job: &Job, sink: &Sink) -> LocalEnd {
     let mut telling = Telling::new("");
-    let mut command = match HostCommand::start(&task) {
+    let mut command = match HostCommand::start(&task, &agent.config.run_dir) {
         Ok(command) => command,
         Err(reason) => {
             say(sink, telling.failed(&reason)).await;

@@ -1,6 +1,6 @@
 //! Up, down, and what they would change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,9 @@ impl Fleet {
     /// # Errors
     /// When it is refused.
     pub async fn up(self: &Arc<Self>, op_id: &str, spec: Spec, teller: &Teller) -> Result<OperationSummary, Status> {
+        self.sizes.refresh();
+        let (_, members) = locked(&self.core).preview(&spec).map_err(|text| refused(&text))?;
+        self.push_missing(&images_of(&spec)?, &members, teller).await?;
         let difference = self.difference(&spec).await?;
         let first = Progress { difference: Some(difference), ..Progress::default() };
         drop(teller.send(operation::event(Event::Progress(first))).await);
@@ -158,6 +161,12 @@ impl Fleet {
         }
         Ok(sum.summary(since))
     }
+}
+
+/// The images that a spec names.
+fn images_of(spec: &Spec) -> Result<BTreeSet<String>, Status> {
+    let plan = fleet_core::compile(spec).map_err(|text| Status::invalid_argument(text))?;
+    Ok(plan.groups().map(|group| group.image).collect())
 }
 
 /// What changes on all hosts.

@@ -16,6 +16,7 @@ mod ask;
 mod command;
 mod follow;
 mod listing;
+mod push;
 mod reads;
 mod watch;
 mod waves;

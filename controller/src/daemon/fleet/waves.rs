@@ -14,7 +14,7 @@ use super::{Fleet, locked};
 use crate::daemon::agents::Agents;
 
 /// Addresses that only this host has.
-const LOCAL: &str = "unix:";
+pub(super) const LOCAL: &str = "unix:";
 
 /// Sends waves.
 pub struct Waves {
@@ -66,6 +66,11 @@ impl Waves {
 
     /// Sends a wave.
     pub fn send(&self, order: Order) -> Sent {
+        self.send_by(order, self.k)
+    }
+
+    /// Sends a wave with so many branches a host, or as many as the number of hosts asks for.
+    pub fn send_by(&self, order: Order, k: Option<u32>) -> Sent {
         let Order { op, members, task, content, within, again } = order;
         let (own, others): (Vec<Member>, Vec<Member>) =
             members.into_iter().partition(|member| member.address.starts_with(LOCAL));
@@ -74,7 +79,7 @@ impl Waves {
             let part = if members.is_empty() {
                 None
             } else {
-                self.part(&op, members, &task, &content, within, again, &mut sent.end)
+                self.part(&op, members, &task, &content, within, again, k, &mut sent.end)
             };
             sent.parts.push(part);
         }
@@ -90,6 +95,7 @@ impl Waves {
         content: &[Bytes],
         within: Duration,
         again: bool,
+        k: Option<u32>,
         end: &mut WaveEnd,
     ) -> Option<RootWave> {
         let names = fold_names(members.iter().map(|member| member.name.as_str()));
@@ -109,7 +115,7 @@ impl Waves {
         };
         let call = Call {
             op: op.clone(),
-            k: self.k.unwrap_or_else(|| recommended_k(count)),
+            k: k.unwrap_or_else(|| recommended_k(count)),
             members,
             dead: Vec::new(),
             task: task.clone(),
