@@ -287,7 +287,13 @@ impl Agent {
             agent_rss_bytes: own_resident_bytes(),
             features: self.probed_if_known().into_iter().flat_map(Probed::features).map(ToString::to_string).collect(),
             vms,
-            experiments: self.experiments().iter().map(|experiment| self.held_of(experiment.name())).collect(),
+            // One that is only looked at is not there yet.
+            experiments: self
+                .experiments()
+                .iter()
+                .filter(|experiment| !experiment.is_new())
+                .map(|experiment| self.held_of(experiment.name()))
+                .collect(),
             incarnation: self.incarnation.clone(),
         }
     }
