@@ -67,6 +67,8 @@ pub struct Agent {
     vms: VmHost,
     ksm: OnceCell<Regulator>,
     probed: OnceCell<Probed>,
+    /// With the first image that came to a host that had none.
+    probed_again: OnceCell<Probed>,
     experiments: Mutex<BTreeMap<String, Arc<Experiment>>>,
     epoch: Epoch,
     generations: Generations,
@@ -107,6 +109,7 @@ impl Agent {
             vms,
             ksm: OnceCell::new(),
             probed: OnceCell::new(),
+            probed_again: OnceCell::new(),
             experiments: Mutex::default(),
             epoch: Epoch::open(&config.state_dir)?,
             generations: Generations::open(&config.state_dir)?,
@@ -157,12 +160,16 @@ impl Agent {
 
     /// What the host can run; the first call finds out, which takes seconds.
     pub async fn probed(&self) -> &Probed {
-        self.probed.get_or_init(|| Probed::probe(&self.config, &self.images)).await
+        let first = self.probed.get_or_init(|| Probed::probe(&self.config, &self.images)).await;
+        if self.probed_again.initialized() || first.is_outdated(&self.images) {
+            return self.probed_again.get_or_init(|| Probed::probe(&self.config, &self.images)).await;
+        }
+        first
     }
 
     /// What the host can run, if that is known already.
     pub fn probed_if_known(&self) -> Option<&Probed> {
-        self.probed.get()
+        self.probed_again.get().or_else(|| self.probed.get())
     }
 
     /// Another text in each life of the agent.

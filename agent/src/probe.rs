@@ -12,6 +12,12 @@ use netlang::HypervisorKind;
 use crate::choose::hypervisor_name;
 use crate::config::AgentConfig;
 
+/// The UML kernel of any image: one tells as much as another, they differ in drivers, not in how they run.
+fn uml_kernel(images: &ImageStore) -> Option<PathBuf> {
+    let entries = images.list().ok()?;
+    entries.into_iter().find_map(|entry| entry.image.ok()?.uml.map(|files| files.kernel))
+}
+
 /// The result of probing.
 #[derive(Clone, Debug)]
 pub struct Probed {
@@ -21,6 +27,8 @@ pub struct Probed {
     /// `lpj` by kernel; `None` where it could not be measured.
     uml_lpj: Arc<Mutex<HashMap<PathBuf, Option<u64>>>>,
     features: Vec<&'static str>,
+    /// A UML kernel of an image was tried.
+    with_image: bool,
 }
 
 /// How a kind of VM is run here.
@@ -33,11 +41,8 @@ pub struct Usable {
 impl Probed {
     /// Runs guest instructions under each hypervisor. Takes some seconds where something hangs.
     pub async fn probe(config: &AgentConfig, images: &ImageStore) -> Self {
-        // Any image's UML kernel tells as much as another: they differ in drivers, not in how they run.
-        let kernel = images
-            .list()
-            .ok()
-            .and_then(|entries| entries.into_iter().find_map(|entry| entry.image.ok()?.uml.map(|files| files.kernel)));
+        let kernel = uml_kernel(images);
+        let with_image = kernel.is_some();
         let report = fleet_vm::probe::probe_host(kernel.as_deref(), &config.ram_dir).await;
         if let Some(warning) = report.warning() {
             tracing::warn!("{warning}");
@@ -45,7 +50,12 @@ impl Probed {
         let measured = kernel.map(|kernel| (kernel, report.uml_lpj));
         let uml_lpj = Arc::new(Mutex::new(measured.into_iter().collect()));
         let features = tokio::task::spawn_blocking(fleet_net::kernel_features).await.unwrap_or_default();
-        Self { report, ram_dir: config.ram_dir.clone(), uml_lpj, features }
+        Self { report, ram_dir: config.ram_dir.clone(), uml_lpj, features, with_image }
+    }
+
+    /// Whether there is an image now that UML can be tried with, and there was none then.
+    pub fn is_outdated(&self, images: &ImageStore) -> bool {
+        !self.with_image && uml_kernel(images).is_some()
     }
 
     /// `lpj=` for this UML kernel on this host: loops in a tick, so another kernel with another tick has another one.

@@ -43,6 +43,14 @@ impl Lab {
     /// # Panics
     /// When one does not join.
     pub fn new(hosts: usize, config: &str) -> Self {
+        Self::with(hosts, config, &|_| String::new())
+    }
+
+    /// The same; `own` gives more lines of the configuration of the host of a number, from 1.
+    ///
+    /// # Panics
+    /// When one does not join.
+    pub fn with(hosts: usize, config: &str, own: &dyn Fn(usize) -> String) -> Self {
         let wire = Wire::new(hosts);
         let address = wire.address(0);
         let head = Fleet::with(Options {
@@ -55,7 +63,7 @@ impl Lab {
         let make = |number: usize| Host {
             name: format!("h{number:02}"),
             fleet: Fleet::with(Options {
-                config: "ksm = \"off\"".into(),
+                config: format!("ksm = \"off\"\n{}", own(number)),
                 namespace: Some(wire.namespace(number)),
                 ..Options::default()
             }),

@@ -28,6 +28,12 @@ pub async fn image(agent: &Arc<Agent>, task: ImageTask, sink: &Sink) -> LocalEnd
     let of = Arc::clone(agent);
     if install {
         let installed = blocking(move || of.images.install(&parcel)).await;
+        let probing = Arc::clone(agent);
+        agent.keep(tokio::spawn(async move {
+            // With its first image a host can try what it could not before; the controller is told.
+            let _ = probing.probed().await;
+            probing.tell_held();
+        }));
         return installed.map_or_else(|reason| LocalEnd::failed(reason, Vec::new()), |_| LocalEnd::ok(Vec::new()));
     }
     match blocking(move || of.images.lacks(&parcel)).await {
