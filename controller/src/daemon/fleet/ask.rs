@@ -165,7 +165,7 @@ impl Fleet {
 
 /// The images that a spec names.
 fn images_of(spec: &Spec) -> Result<BTreeSet<String>, Status> {
-    let plan = fleet_core::compile(spec).map_err(|text| Status::invalid_argument(text))?;
+    let plan = fleet_core::compile(spec).map_err(Status::invalid_argument)?;
     Ok(plan.groups().map(|group| group.image).collect())
 }
 
