@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod complete;
 mod connect;
+mod cp;
 mod doctor;
 mod down;
 mod failed;
@@ -105,6 +106,8 @@ enum Command {
     Lsp,
     /// Run a command in guests
     Exec(guest::ExecArgs),
+    /// Copy a file to guests or hosts, or one back
+    Cp(cp::CpArgs),
     /// Open a VM's console; leave it with ctrl-]
     Console(guest::ConsoleArgs),
     /// Show what a VM wrote on its console
@@ -249,6 +252,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Ps(args) => ps::ps(context, &args).await,
         Command::Plan(args) => plan::plan(context, &args).await,
         Command::Exec(args) => guest::exec(context, args).await,
+        Command::Cp(args) => cp::cp(context, &args).await,
         Command::Console(args) => guest::console(context, &args).await,
         Command::Logs(args) => guest::logs(context, &args).await,
         Command::Vm(args) => vm::vm(context, &args).await,
