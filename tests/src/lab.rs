@@ -90,6 +90,14 @@ impl Lab {
         self.until_ready();
     }
 
+    /// Lets no host send faster than so many Mbit/s.
+    ///
+    /// # Panics
+    /// When the kernel cannot.
+    pub fn limit(&self, mbit: u32) {
+        self.wire.limit(mbit);
+    }
+
     /// The controller's folder: commands go through it.
     pub fn fleet(&self) -> &Fleet {
         &self.head

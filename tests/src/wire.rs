@@ -64,6 +64,22 @@ impl Wire {
         ip(&format!("-n {} link set {} {state}", self.name(0), cable(number)));
     }
 
+    /// Lets no host send faster than so many Mbit/s (tc-tbf(8)), the one at the bridge included.
+    ///
+    /// # Panics
+    /// When the kernel has no token buckets.
+    pub fn limit(&self, mbit: u32) {
+        for number in 0..=self.hosts {
+            let device = if number == 0 { BRIDGE } else { DEVICE };
+            let set = format!(
+                "-n {} qdisc add dev {device} root tbf rate {mbit}mbit burst 128kb latency 100ms",
+                self.name(number)
+            );
+            let output = Command::new("tc").args(set.split(' ')).output().unwrap();
+            assert!(output.status.success(), "tc {set}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
     fn name(&self, number: usize) -> String {
         format!("{}-{number}", self.prefix)
     }
