@@ -16,6 +16,7 @@ use fleet_proto::v1::{
 };
 use fleet_tree::fold_names;
 use futures::StreamExt;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 
 use super::waves::{LOCAL, Order, Word};
@@ -23,7 +24,10 @@ use super::{Fleet, refused};
 use crate::daemon::operation::{self, Teller};
 
 /// Pieces under way: more than the longest chain has hosts, so that each of its links always has one to carry.
-const WINDOW: usize = 48;
+const WINDOW: usize = 64;
+/// Of these, pieces that the first host has not got yet. All at once they would share its link, and it would have none whole
+/// to hand on until it had them all.
+const FIRST_LINK: usize = 3;
 /// Hosts that stand in one chain; more are a tree of two branches each.
 const CHAIN: usize = 32;
 /// How long hosts may take to look at what they have, or to put an image together.
@@ -135,6 +139,7 @@ impl Fleet {
         let all: BTreeSet<u32> = lacks.values().flatten().copied().collect();
         let targets = u32::try_from(all.len()).unwrap_or(u32::MAX);
         let began = tokio::time::Instant::now();
+        let first_link = &Semaphore::new(FIRST_LINK);
         let sends = futures::stream::iter(all.into_iter().enumerate()).then(|(at, number)| async move {
             if rate > 0 {
                 let due = Duration::from_secs_f64(at as f64 * PIECE as f64 / rate as f64);
@@ -150,8 +155,10 @@ impl Fleet {
                 .collect();
             let at = pieces.get(number as usize).copied();
             async move {
+                // The semaphore is never closed.
+                let turn = first_link.acquire().await.ok();
                 if let Some((file, piece)) = at {
-                    self.carry_one(parcel, file, piece, members).await;
+                    self.carry_one(parcel, file, piece, members, turn).await;
                 }
             }
         });
@@ -165,7 +172,15 @@ impl Fleet {
         }
     }
 
-    async fn carry_one(&self, parcel: &Arc<Parcel>, file: usize, piece: usize, members: Vec<Member>) {
+    /// Carries one piece to all of these. Its turn on the first link is over when one has it.
+    async fn carry_one(
+        &self,
+        parcel: &Arc<Parcel>,
+        file: usize,
+        piece: usize,
+        members: Vec<Member>,
+        mut turn: Option<SemaphorePermit<'_>>,
+    ) {
         let (folder, of) = (self.sizes.store().to_owned(), Arc::clone(parcel));
         let read = tokio::task::spawn_blocking(move || {
             let file = of.files.get(file)?;
@@ -185,7 +200,14 @@ impl Fleet {
         };
         let k = if order.members.len() <= CHAIN { 1 } else { 2 };
         let mut sent = self.waves.send_by(order, Some(k));
-        while sent.next().await.is_some() {}
+        while let Some(word) = sent.next().await {
+            if let Word::Progress(_, progress) = word
+                && progress.ended > 0
+            {
+                turn = None;
+            }
+        }
+        drop(turn);
     }
 
     async fn ask_all(
