@@ -104,7 +104,7 @@ enum Command {
     Explain(check::ExplainArgs),
     /// Serve an editor: errors, completion, hover, renaming (the editor starts this)
     Lsp,
-    /// Run a command in guests
+    /// Run a command in guests, or on hosts
     Exec(guest::ExecArgs),
     /// Copy a file to guests or hosts, or one back
     Cp(cp::CpArgs),
@@ -118,11 +118,11 @@ enum Command {
     Ksm(ksm::KsmArgs),
     /// Ask the telemetry of VMs, ports and hosts
     Telemetry(telemetry::TelemetryArgs),
-    /// Build, list and remove guest images
+    /// Build, list, push and remove guest images
     Image(image::ImageArgs),
     /// Look at this host: what works, what is missing, and how to have it
     Doctor(doctor::DoctorArgs),
-    /// Simulate a fleet of any size under faults, from a seed, and check what must always hold
+    /// Simulate a fleet of any size under faults, and check what must always hold
     Sim(sim::SimArgs),
     /// Add hosts to the fleet, list, tag, drain and remove them
     Host(host::HostArgs),
