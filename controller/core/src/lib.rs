@@ -40,13 +40,12 @@ mod waves;
 mod wishes;
 
 pub use core::Core;
-pub use experiment::compile;
 pub use host::{HostId, HostState};
 pub use input::{HostEnd, HostFacts, Input, host_ends, host_ends_of};
 pub use output::{Action, Answer, Output, Record, Wave, WaveTask};
 pub use records::{RestoreError, renewed};
 pub use tally::Tally;
-pub use view::{ExperimentView, HostView, Phase};
+pub use view::{ExperimentView, HostView, Phase, Preview};
 
 use fleet_proto::v1::Options;
 use netlang::VmShape;

@@ -38,6 +38,17 @@ pub struct HostView<'a> {
     pub occupied: bool,
 }
 
+/// What an `up` would send.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// With its placement.
+    pub spec: Spec,
+    /// What its file means.
+    pub plan: Arc<Plan>,
+    /// To whom.
+    pub members: Vec<Member>,
+}
+
 /// An experiment.
 #[derive(Clone, Debug)]
 pub struct ExperimentView<'a> {
@@ -86,7 +97,7 @@ impl Core {
     ///
     /// # Errors
     /// When it does not compile or does not fit: in words for the user.
-    pub fn preview(&self, spec: &Spec) -> Result<(Spec, Vec<Member>), String> {
+    pub fn preview(&self, spec: &Spec) -> Result<Preview, String> {
         let mut spec = Spec { hosts: Vec::new(), ..spec.clone() };
         let plan = experiment::compile(&spec)?;
         let options = spec.options.clone().unwrap_or_default();
@@ -95,7 +106,7 @@ impl Core {
         spec.hosts = placed.map_err(|error| self.refusal(&error))?.hosts;
         let mut ids: Vec<HostId> = spec.hosts.iter().filter_map(|place| self.hosts.find(&place.host)).collect();
         ids.extend(before.iter().flat_map(|before| before.standing.keys()));
-        Ok((spec, self.members(ids)))
+        Ok(Preview { spec, plan, members: self.members(ids) })
     }
 
     /// These hosts as members of a wave: once each, those of a rack together. Who is not in contact is left out.

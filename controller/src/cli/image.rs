@@ -40,16 +40,7 @@ pub enum Verb {
         init: Option<PathBuf>,
     },
     /// Send an image of this host to the hosts of the fleet; `up` sends what is missing by itself
-    Push {
-        /// Its name, or its id, or the beginning of the id
-        image: String,
-        /// To these hosts: h1, h[1-3]; to all when left out
-        #[arg(long, value_name = "HOSTS", default_value = "", hide_default_value = true)]
-        to: String,
-        /// At most so much a second leaves a host for each of those after it: 50MiB
-        #[arg(long, value_name = "SIZE", value_parser = rate)]
-        rate: Option<u64>,
-    },
+    Push(PushArgs),
     /// List the images of this host
     Ls,
     /// Show what an image consists of
@@ -69,18 +60,23 @@ fn rate(text: &str) -> Result<u64, String> {
     crate::size::size(text).filter(|rate| *rate > 0).ok_or_else(|| format!("`{text}` is no size; write 50MiB"))
 }
 
-impl ImageArgs {
-    /// Whether this is about other hosts' images.
-    pub fn asks_controller(&self) -> bool {
-        matches!(self.verb, Verb::Push { .. })
-    }
+#[derive(Args, Debug)]
+pub struct PushArgs {
+    /// Its name, or its id, or the beginning of the id
+    image: String,
+    /// To these hosts: h1, h[1-3]; to all when left out
+    #[arg(long, value_name = "HOSTS", default_value = "", hide_default_value = true)]
+    to: String,
+    /// At most so much a second leaves a host for each of those after it: 50MiB
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    rate: Option<u64>,
 }
 
 /// Sends an image to hosts, and shows how far it is.
-pub async fn push(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
-    let Verb::Push { image, to, rate } = &args.verb else { return image(context, args) };
+pub async fn push(context: &Context, args: PushArgs) -> Result<Exit, Failure> {
+    let PushArgs { image, to, rate } = args;
     let mut client = connect::connect(context, Start::IfUsed).await?;
-    let request = PushImageRequest { image: image.clone(), hosts: to.clone(), rate: rate.unwrap_or(0) };
+    let request = PushImageRequest { image: image.clone(), hosts: to, rate: rate.unwrap_or(0) };
     let stream = client.push_image(request).await?.into_inner();
     let summary = up::follow(context, &format!("push {image}"), stream).await?.summary;
     if context.json {
@@ -114,7 +110,7 @@ pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
             }
             Ok(Exit::Ok)
         }
-        Verb::Push { .. } => Err(Failure::internal("an image is pushed by the controller")),
+        Verb::Push(_) => Err(Failure::internal("an image is pushed by the controller")),
         Verb::Ls => ls(context, &store),
         Verb::Show { image } => show(context, &store, image),
         Verb::Rm { images } => rm(context, &store, images),

@@ -226,7 +226,7 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
         Command::Import(args) => import::import(&context, &args),
         Command::Explain(args) => check::explain(&args),
         Command::Completions(args) => complete::completions(&args),
-        Command::Image(args) if !args.asks_controller() => image::image(&context, &args),
+        Command::Image(args) if !matches!(args.verb, image::Verb::Push(_)) => image::image(&context, &args),
         Command::Sim(args) => sim::sim(&context, &args),
         Command::Controller(ControllerArgs { verb: ControllerVerb::Run, agent, background, .. }) => {
             crate::daemon::controller_main(context.config, agent, background)?;
@@ -260,7 +260,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Telemetry(args) => telemetry::telemetry(context, &args).await,
         Command::Doctor(args) => doctor::doctor(context, &args).await,
         Command::Host(args) => host::host(context, args).await,
-        Command::Image(args) => image::push(context, &args).await,
+        Command::Image(image::ImageArgs { verb: image::Verb::Push(args) }) => image::push(context, args).await,
         Command::Controller(ControllerArgs { verb: ControllerVerb::Status, .. }) => connect::status(context).await,
         Command::Controller(ControllerArgs { verb: ControllerVerb::Backup, file: Some(file), .. }) => {
             backup::backup(context, &file).await
@@ -273,6 +273,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         | Command::Explain(_)
         | Command::Lsp
         | Command::Completions(_)
+        | Command::Image(_)
         | Command::Sim(_)
         | Command::Controller(_)
         | Command::Agent(_) => Err(Failure::internal("this command is answered without the controller")),

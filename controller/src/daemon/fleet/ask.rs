@@ -1,11 +1,11 @@
 //! Up, down, and what they would change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fleet_core::{Answer, Input};
+use fleet_core::{Answer, Input, Preview};
 use fleet_proto::v1::up_event::Event;
 use fleet_proto::v1::{
     ApplyTask, Difference, Member, OperationSummary, Outcome, Progress, RemoveRequest, Spec, Task, WaveEnd, reply, task,
@@ -35,10 +35,10 @@ impl Fleet {
     /// # Errors
     /// When it is refused.
     pub async fn up(self: &Arc<Self>, op_id: &str, spec: Spec, teller: &Teller) -> Result<OperationSummary, Status> {
-        self.sizes.refresh();
-        let (_, members) = locked(&self.core).preview(&spec).map_err(|text| refused(&text))?;
-        self.push_missing(&images_of(&spec)?, &members, teller).await?;
-        let difference = self.difference(&spec).await?;
+        let preview = self.preview(&spec)?;
+        let images = preview.plan.groups().map(|group| group.image).collect();
+        self.push_missing(&images, &preview.members, teller).await?;
+        let difference = self.difference_of(preview).await?;
         let first = Progress { difference: Some(difference), ..Progress::default() };
         drop(teller.send(operation::event(Event::Progress(first))).await);
         let rollback = spec.options.as_ref().is_some_and(|options| options.rollback);
@@ -107,8 +107,16 @@ impl Fleet {
     /// # Errors
     /// When it does not fit, or a host refuses it: with the reason of each.
     pub async fn difference(&self, spec: &Spec) -> Result<Difference, Status> {
+        self.difference_of(self.preview(spec)?).await
+    }
+
+    fn preview(&self, spec: &Spec) -> Result<Preview, Status> {
         self.sizes.refresh();
-        let (spec, members) = locked(&self.core).preview(spec).map_err(|text| refused(&text))?;
+        locked(&self.core).preview(spec).map_err(|text| refused(&text))
+    }
+
+    async fn difference_of(&self, preview: Preview) -> Result<Difference, Status> {
+        let Preview { spec, members, .. } = preview;
         let bytes = spec.encode_to_vec();
         let apply = ApplyTask { spec: Sha256::digest(&bytes).to_vec(), dry_run: true };
         let order = Order {
@@ -161,12 +169,6 @@ impl Fleet {
         }
         Ok(sum.summary(since))
     }
-}
-
-/// The images that a spec names.
-fn images_of(spec: &Spec) -> Result<BTreeSet<String>, Status> {
-    let plan = fleet_core::compile(spec).map_err(Status::invalid_argument)?;
-    Ok(plan.groups().map(|group| group.image).collect())
 }
 
 /// What changes on all hosts.

@@ -96,10 +96,10 @@ impl Fleet {
     async fn push(&self, parcel: &Arc<Parcel>, members: Vec<Member>, rate: u64, teller: &Teller) -> Ends {
         let wire = on_the_wire(parcel);
         let mut ends = Ends::new();
-        let image = |install| task::Task::Image(ImageTask { parcel: Some(wire.clone()), install });
+        let image = |install| Task { task: Some(task::Task::Image(ImageTask { parcel: Some(wire.clone()), install })) };
         let mut lacks: HashMap<String, Vec<u32>> = HashMap::new();
         let end = self
-            .ask_all(&members, image(false), LOOK, |Reply { hosts, reply, .. }| {
+            .gather(members.clone(), image(false), LOOK, |Reply { hosts, reply, .. }| {
                 if let Some(reply::Reply::Lacks(said)) = reply {
                     if said.has {
                         ends.insert(hosts, (Outcome::AlreadySo, String::new()));
@@ -118,7 +118,7 @@ impl Fleet {
             format!("image {} goes to {}", parcel.name, fold_names(takers.iter().map(|member| member.name.as_str())));
         drop(teller.send(operation::event(Event::Note(told))).await);
         self.carry(parcel, &takers, &lacks, rate, teller).await;
-        let end = self.ask_all(&takers, image(true), LOOK, |_| {}).await;
+        let end = self.gather(takers.clone(), image(true), LOOK, |_| {}).await;
         takers.iter().for_each(|member| drop(ends.remove(&member.name)));
         note_ends(&mut ends, &takers, &end);
         ends
@@ -208,30 +208,6 @@ impl Fleet {
             }
         }
         drop(turn);
-    }
-
-    async fn ask_all(
-        &self,
-        members: &[Member],
-        task: task::Task,
-        within: Duration,
-        mut take: impl FnMut(Reply),
-    ) -> WaveEnd {
-        let order = Order {
-            op: self.reading(),
-            members: members.to_vec(),
-            task: Task { task: Some(task) },
-            content: Vec::new(),
-            within,
-            again: false,
-        };
-        let mut sent = self.waves.send(order);
-        while let Some(word) = sent.next().await {
-            if let Word::Reply(reply) = word {
-                take(reply);
-            }
-        }
-        sent.end()
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use fleet_proto::v1::{
-    KsmReply, KsmRequest, ListRequest, Member, OpHeader, Outcome, ProbeResult, ProveReply, ProveRequest,
-    SnapshotsReply, SnapshotsRequest, Task, WaveEnd, reply, task,
+    KsmReply, KsmRequest, ListRequest, Member, Outcome, ProbeResult, ProveReply, ProveRequest, Reply, SnapshotsReply,
+    SnapshotsRequest, Task, WaveEnd, reply, task,
 };
 use tonic::Status;
 
@@ -33,8 +33,8 @@ impl Fleet {
         let members = self.members_of(&request.experiment);
         let mut all = ProveReply::default();
         let task = Task { task: Some(task::Task::Prove(request)) };
-        self.gather(self.reading(), members, task, within, |said| {
-            if let reply::Reply::Prove(part) = said {
+        self.gather(members, task, within, |said| {
+            if let Some(reply::Reply::Prove(part)) = said.reply {
                 all.results.extend(part.results);
             }
         })
@@ -59,8 +59,8 @@ impl Fleet {
         let members = locked(&self.core).reachable();
         let mut all = KsmReply::default();
         let task = Task { task: Some(task::Task::Ksm(request)) };
-        self.gather(self.reading(), members, task, ANSWER, |said| {
-            if let reply::Reply::Ksm(part) = said {
+        self.gather(members, task, ANSWER, |said| {
+            if let Some(reply::Reply::Ksm(part)) = said.reply {
                 all.hosts.extend(part.hosts);
             }
         })
@@ -78,8 +78,8 @@ impl Fleet {
         let mut all = SnapshotsReply::default();
         let task = Task { task: Some(task::Task::Snapshots(request)) };
         let end = self
-            .gather(self.reading(), members, task, SNAPSHOTS, |said| {
-                if let reply::Reply::Snapshots(part) = said {
+            .gather(members, task, SNAPSHOTS, |said| {
+                if let Some(reply::Reply::Snapshots(part)) = said.reply {
                     all.snapshots.extend(part.snapshots);
                     all.removed += part.removed;
                 }
@@ -113,20 +113,18 @@ impl Fleet {
         core.reachable().into_iter().filter(|member| on.contains(member.name.as_str())).collect()
     }
 
-    async fn gather(
+    /// Sends a task without content to hosts, and takes what they reply.
+    pub(super) async fn gather(
         &self,
-        op: OpHeader,
         members: Vec<Member>,
         task: Task,
         within: Duration,
-        mut take: impl FnMut(reply::Reply),
+        mut take: impl FnMut(Reply),
     ) -> WaveEnd {
-        let order = Order { op, members, task, content: Vec::new(), within, again: false };
+        let order = Order { op: self.reading(), members, task, content: Vec::new(), within, again: false };
         let mut sent = self.waves.send(order);
         while let Some(word) = sent.next().await {
-            if let Word::Reply(said) = word
-                && let Some(said) = said.reply
-            {
+            if let Word::Reply(said) = word {
                 take(said);
             }
         }

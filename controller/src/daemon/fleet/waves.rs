@@ -71,33 +71,17 @@ impl Waves {
 
     /// Sends a wave with so many branches a host, or as many as the number of hosts asks for.
     pub fn send_by(&self, order: Order, k: Option<u32>) -> Sent {
-        let Order { op, members, task, content, within, again } = order;
         let (own, others): (Vec<Member>, Vec<Member>) =
-            members.into_iter().partition(|member| member.address.starts_with(LOCAL));
+            order.members.iter().cloned().partition(|member| member.address.starts_with(LOCAL));
         let mut sent = Sent { parts: Vec::new(), end: WaveEnd::default() };
         for members in [own, others] {
-            let part = if members.is_empty() {
-                None
-            } else {
-                self.part(&op, members, &task, &content, within, again, k, &mut sent.end)
-            };
+            let part = if members.is_empty() { None } else { self.part(&order, members, k, &mut sent.end) };
             sent.parts.push(part);
         }
         sent
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn part(
-        &self,
-        op: &OpHeader,
-        members: Vec<Member>,
-        task: &Task,
-        content: &[Bytes],
-        within: Duration,
-        again: bool,
-        k: Option<u32>,
-        end: &mut WaveEnd,
-    ) -> Option<RootWave> {
+    fn part(&self, order: &Order, members: Vec<Member>, k: Option<u32>, end: &mut WaveEnd) -> Option<RootWave> {
         let names = fold_names(members.iter().map(|member| member.name.as_str()));
         let count = members.len();
         let not_sent = |reason: String| OutcomeFold {
@@ -114,14 +98,14 @@ impl Waves {
             }
         };
         let call = Call {
-            op: op.clone(),
+            op: order.op.clone(),
             k: k.unwrap_or_else(|| recommended_k(count)),
             members,
             dead: Vec::new(),
-            task: task.clone(),
-            content: content.to_vec(),
-            deadline: within,
-            again,
+            task: order.task.clone(),
+            content: order.content.clone(),
+            deadline: order.within,
+            again: order.again,
         };
         match self.root.wave(call) {
             Ok(wave) => Some(wave),
