@@ -24,16 +24,23 @@ pub fn class(task: &Task) -> Class {
         // A piece is named by its content: kept again, it is the same.
         Some(task::Task::Piece(_)) => Class::Reads,
         Some(task::Task::Image(image)) if !image.install => Class::Reads,
-        Some(task::Task::Info(_) | task::Task::List(_) | task::Task::Ksm(_) | task::Task::Prove(_)) | None => {
-            Class::Reads
-        }
+        Some(
+            task::Task::Info(_)
+            | task::Task::List(_)
+            | task::Task::Ksm(_)
+            | task::Task::Prove(_)
+            | task::Task::Cameras(_),
+        )
+        | None => Class::Reads,
         Some(task::Task::Exec(_)) => Class::Once,
         Some(
             task::Task::Apply(_)
             | task::Task::Remove(_)
             | task::Task::Act(_)
             | task::Task::Snapshots(_)
-            | task::Task::Image(_),
+            | task::Task::Image(_)
+            | task::Task::AttachCamera(_)
+            | task::Task::DetachCamera(_),
         ) => Class::Changes,
     }
 }
