@@ -204,6 +204,7 @@ impl<'a> Builder<'a> {
             root: self.store.put(parts.lock, &root, false)?,
             cmdline: recipe.cmdline.clone(),
             acpi: recipe.acpi,
+            usb: recipe.usb,
             default_mem_mib: recipe.memory.default_mib,
             min_mem_mib: recipe.memory.minimum_mib,
             max_cpus: match (recipe.max_cpus, tiny) {

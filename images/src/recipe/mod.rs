@@ -48,6 +48,8 @@ pub struct KernelRecipe {
     pub root: RootForm,
     /// The kernel finds its devices by ACPI (x86).
     pub acpi: bool,
+    /// Its guests have a USB controller (x86).
+    pub usb: bool,
     /// Most processors that the kernel uses; `None`: as many as there are, or what a tiny kernel's options say.
     pub max_cpus: Option<u32>,
 }
@@ -255,6 +257,7 @@ impl KernelRecipe {
             memory: kernel.image.memory,
             root: kernel.image.root,
             acpi: kernel.image.acpi,
+            usb: false,
             max_cpus: None,
             kernel: KernelSource::Tiny { name: kernel.name, fragments },
         }
@@ -272,6 +275,9 @@ impl KernelRecipe {
         }
         if self.max_cpus == Some(0) {
             return Err("max-cpus must be at least 1".to_owned());
+        }
+        if self.usb && !self.acpi {
+            return Err("usb: the controller is found by ACPI, so the kernel must have it".to_owned());
         }
         match self.modules.iter().find(|name| name.is_empty() || name.contains(['/', ' ', '.'])) {
             Some(name) => Err(format!("'{name}' is not the name of a module: write it without folder and ending")),

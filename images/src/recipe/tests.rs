@@ -30,6 +30,8 @@ fn a_wrong_recipe_says_where_and_what() {
         ("name = \"t\"\ncolour = 1\n", "colour"),
         (&format!("name=\"t\"\n[uml]\n{}", KERNEL.replace("minimum-mib = 40", "minimum-mib = 99")), "[uml]: memory"),
         (&format!("name=\"t\"\n[uml]\nmax-cpus = 0\n{KERNEL}"), "max-cpus must be"),
+        (&format!("name=\"t\"\n[uml]\nusb = true\n{KERNEL}"), "user-mode Linux has none"),
+        (&format!("name=\"t\"\n[x86]\nusb = true\nacpi = false\n{KERNEL}"), "found by ACPI"),
         (&format!("name=\"t\"\n[uml]\nmodules=[\"a/b.ko\"]\n{KERNEL}"), "'a/b.ko'"),
         (&format!("name=\"t\"\n[uml]\n{}", KERNEL.replace("boot/", "../")), "'../vmlinuz-*'"),
         (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"a\"\ntext=\"\"\n"), "must start with '/'"),
