@@ -100,7 +100,8 @@ impl Packages {
 
     /// Asks apt which packages these ones depend on, and those, and so on. Reads apt's lists; no network.
     pub(crate) fn dependencies(&self, names: &[&str]) -> Result<BTreeMap<String, Vec<String>>, ImageError> {
-        let no = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"].map(|kind| format!("--no-{kind}"));
+        let no = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"]
+            .map(|kind| format!("--no-{kind}"));
         let mut command = Command::new("apt-cache");
         command.args(["depends", "--recurse"]).args(no).args(names);
         let output = run("apt-cache", "apt", &mut command)?;
@@ -275,7 +276,8 @@ fn parse_dependencies(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut package: Option<String> = None;
     for line in text.lines() {
-        let plain = |name: &str| Some(name.split(':').next().unwrap_or(name).to_owned()).filter(|name| !name.starts_with('<'));
+        let plain =
+            |name: &str| Some(name.split(':').next().unwrap_or(name).to_owned()).filter(|name| !name.starts_with('<'));
         if !line.starts_with([' ', '|']) {
             package = plain(line.trim());
             found.extend(package.iter().map(|name| (name.clone(), Vec::new())));

@@ -16,10 +16,8 @@ use crate::{
 use raw::{Problem, RawKernel, RawRecipe};
 
 /// Recipes that are part of the program: name and text.
-const BUILTIN: &[(&str, &str)] = &[
-    ("tiny", include_str!("../../recipes/tiny.toml")),
-    ("camera", include_str!("../../recipes/camera.toml")),
-];
+const BUILTIN: &[(&str, &str)] =
+    &[("tiny", include_str!("../../recipes/tiny.toml")), ("camera", include_str!("../../recipes/camera.toml"))];
 
 /// What goes into an image.
 #[derive(Clone, Debug)]

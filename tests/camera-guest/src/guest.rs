@@ -43,7 +43,14 @@ impl Guest {
         let (control, monitor) = (bind("control"), bind("monitor"));
         let console = File::create(folder.path().join("console")).unwrap();
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-M", "microvm,acpi=on,pcie=on,rtc=on,pit=on,pic=on", "-accel", "tcg,tb-size=64", "-cpu", "qemu64,+arat"]);
+        command.args([
+            "-M",
+            "microvm,acpi=on,pcie=on,rtc=on,pit=on,pic=on",
+            "-accel",
+            "tcg,tb-size=64",
+            "-cpu",
+            "qemu64,+arat",
+        ]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.arg("-m").arg(memory_mib.to_string());
         command.arg("-kernel").arg(&files.vmlinux).arg("-initrd").arg(&files.initrd);

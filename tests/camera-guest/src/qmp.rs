@@ -40,7 +40,7 @@ impl Qmp {
 
     /// Waits until a device that was taken out is gone; the names of its parts come before its own.
     pub(crate) fn deleted(&mut self, id: &str) {
-        while self.next() .get("data").is_none_or(|data| data["device"] != id) {}
+        while self.next().get("data").is_none_or(|data| data["device"] != id) {}
     }
 
     fn next(&mut self) -> Value {

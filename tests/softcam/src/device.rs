@@ -180,9 +180,7 @@ impl Device {
                 let (status, length) = (status, if status == Status::Success { moved } else { 0 });
                 vec![(id, Packet::Control { endpoint, request, request_type, status, value, index, length, data })]
             }
-            Packet::Bulk { endpoint: BULK_IN | BULK_OUT, .. }
-                if self.faults.hang && self.held.len() < MAX_WAITING =>
-            {
+            Packet::Bulk { endpoint: BULK_IN | BULK_OUT, .. } if self.faults.hang && self.held.len() < MAX_WAITING => {
                 self.held.push_back((id, packet));
                 Vec::new()
             }
@@ -274,9 +272,7 @@ impl Device {
         let [low, kind] = value.to_le_bytes();
         let is_ptp = self.persona() == Persona::Ptp;
         match (request_type, request) {
-            (0x80, 6) => {
-                descriptors::answer(kind, low, self.persona(), self.speed, &self.serial, self.faults.hostile)
-            }
+            (0x80, 6) => descriptors::answer(kind, low, self.persona(), self.speed, &self.serial, self.faults.hostile),
             (0x80 | 0x82, 0) => Some(vec![u8::from(request_type == 0x82 && self.is_halted() && index != 0), 0]),
             // Clears the halt of an endpoint.
             (0x02, 1) => {

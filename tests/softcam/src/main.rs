@@ -61,11 +61,19 @@ fn main() -> Result<()> {
     };
     let policy = Policy { settings: cli.settings };
     let count = files.len();
-    let options = Options { control, files, policy, persona: cli.persona, speed: cli.speed, ..Options::new(cli.listen, &cli.serial) };
+    let options = Options {
+        control,
+        files,
+        policy,
+        persona: cli.persona,
+        speed: cli.speed,
+        ..Options::new(cli.listen, &cli.serial)
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Asked for before anybody is told that it is there.
-    let (mut interrupt, mut terminate) =
-        runtime.block_on(async { Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)) })?;
+    let (mut interrupt, mut terminate) = runtime.block_on(async {
+        Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    })?;
     let softcam = Softcam::start(options).context("cannot listen")?;
     println!("softcam: {} {} with {count} files at {}", cli.persona.as_str(), cli.serial, softcam.address());
     runtime.block_on(async {

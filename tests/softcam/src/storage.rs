@@ -72,7 +72,8 @@ impl Storage {
         let wanted = u32::from_le_bytes([block[8], block[9], block[10], block[11]]);
         let to_host = block[12] & 0x80 != 0;
         let answer = self.run(&block[15..]);
-        self.sense = if block[15] == REQUEST_SENSE { NO_SENSE } else { answer.as_ref().err().copied().unwrap_or(NO_SENSE) };
+        self.sense =
+            if block[15] == REQUEST_SENSE { NO_SENSE } else { answer.as_ref().err().copied().unwrap_or(NO_SENSE) };
         let failed = answer.is_err();
         let mut data = answer.unwrap_or_default();
         data.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
@@ -170,7 +171,10 @@ mod tests {
         let capacity = storage.take(&command(8, true, &[READ_CAPACITY])).unwrap();
         assert_eq!((capacity[0].to_vec(), status(&capacity[1])), (vec![0, 0, 7, 0xff, 0, 0, 2, 0], (0, 0)));
         let read = storage.take(&command(1024, true, &[READ_10, 0, 0, 0, 0, 0, 0, 0, 2, 0])).unwrap();
-        assert_eq!((read[0].len(), &read[0].to_vec()[510..512], status(&read[1])), (1024, [0x55, 0xaa].as_slice(), (0, 0)));
+        assert_eq!(
+            (read[0].len(), &read[0].to_vec()[510..512], status(&read[1])),
+            (1024, [0x55, 0xaa].as_slice(), (0, 0))
+        );
         let behind = storage.take(&command(1024, true, &[READ_10, 0, 0, 0, 7, 0xff, 0, 0, 2, 0])).unwrap();
         assert_eq!((behind[0].len(), status(&behind[1])), (0, (1024, 1)));
         assert_eq!(storage.take(&command(512, false, &[WRITE_10, 0, 0, 0, 0, 0, 0, 0, 1, 0])), Ok(vec![]));
