@@ -16,7 +16,8 @@ use crate::{
 use raw::{Problem, RawKernel, RawRecipe};
 
 /// Recipes that are part of the program: name and text.
-const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../../recipes/tiny.toml"))];
+const BUILTIN: &[(&str, &str)] =
+    &[("tiny", include_str!("../../recipes/tiny.toml")), ("camera", include_str!("../../recipes/camera.toml"))];
 
 /// What goes into an image.
 #[derive(Clone, Debug)]
@@ -140,6 +141,8 @@ pub enum FileSource {
         from: PackageFile,
         /// It is a busybox: every applet it lists becomes a hard link to it.
         applets: bool,
+        /// The libraries that it is linked to come with it, from the packages that its own depends on.
+        libraries: bool,
     },
     /// Text in the recipe.
     Text(String),

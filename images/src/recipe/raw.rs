@@ -58,6 +58,8 @@ pub(super) struct RawFile {
     from: Option<PackageFile>,
     #[serde(default)]
     applets: bool,
+    #[serde(default)]
+    libraries: bool,
     text: Option<String>,
     host: Option<PathBuf>,
     link: Option<String>,
@@ -134,9 +136,9 @@ impl RawFile {
         let mut sources = Vec::new();
         if let Some(from) = self.from {
             from.check()?;
-            sources.push((FileSource::Package { from, applets: self.applets }, 0o755));
-        } else if self.applets {
-            return Err("'applets' needs 'from'".to_owned());
+            sources.push((FileSource::Package { from, applets: self.applets, libraries: self.libraries }, 0o755));
+        } else if self.applets || self.libraries {
+            return Err("'applets' and 'libraries' need 'from'".to_owned());
         }
         sources.extend(self.text.map(|text| (FileSource::Text(text), 0o644)));
         sources.extend(self.host.map(|path| (FileSource::Host(folder.join(path)), 0o644)));

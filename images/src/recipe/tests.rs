@@ -33,6 +33,7 @@ fn a_wrong_recipe_says_where_and_what() {
         (&format!("name=\"t\"\n[uml]\nusb = true\n{KERNEL}"), "user-mode Linux has none"),
         (&format!("name=\"t\"\n[x86]\nusb = true\nacpi = false\n{KERNEL}"), "found by ACPI"),
         (&format!("name=\"t\"\n[uml]\nmodules=[\"a/b.ko\"]\n{KERNEL}"), "'a/b.ko'"),
+        (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a\"\ntext=\"\"\nlibraries=true\n"), "need 'from'"),
         (&format!("name=\"t\"\n[uml]\n{}", KERNEL.replace("boot/", "../")), "'../vmlinuz-*'"),
         (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"a\"\ntext=\"\"\n"), "must start with '/'"),
         (&format!("name=\"t\"\n[uml]\n{KERNEL}[[file]]\npath=\"/a/../b\"\ntext=\"\"\n"), "must be plain"),
