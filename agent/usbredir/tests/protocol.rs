@@ -2,7 +2,7 @@
 
 use fleet_usbredir::{
     Caps, Codec, DeviceConnect, Endpoint, EpInfo, EpType, Filter, InterfaceClass, InterfaceInfo, MAX_BODY, Packet,
-    RedirError, Side, Speed, Status,
+    Passed, Passing, RedirError, Side, Speed, Status,
 };
 use proptest::prelude::*;
 
@@ -265,6 +265,55 @@ proptest! {
                 other.read(&mut hello.as_slice()).expect("a hello");
                 prop_assert!(other.write(id, &packet).is_ok(), "{packet:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_relay_sees_what_a_device_does_in_any_pieces(
+        rounds in proptest::collection::vec((any::<u16>(), 0usize..70_000), 0..6),
+        piece in 1usize..5000,
+        caps in any::<u32>(),
+    ) {
+        let (mut host, mut stream) = Codec::new(Side::Host, Caps::OURS, "test");
+        let (mut guest, hello) = Codec::new(Side::Guest, Caps(caps & !1), "test");
+        host.read(&mut hello.as_slice()).expect("hello");
+        guest.read(&mut stream.as_slice()).expect("hello");
+        let mut expected = vec![Passed::Hello(Caps::OURS)];
+        let both = host.caps().expect("greeted");
+        for (product, length) in rounds {
+            let version = if both.has(Caps::CONNECT_DEVICE_VERSION) { product } else { 0 };
+            let device = DeviceConnect { speed: Speed::High, class: 0, subclass: 0, protocol: 0, vendor: 1, product, version };
+            // Without the capability a bulk packet has fewer bytes.
+            let data = vec![1; length.min(if both.has(Caps::BULK_LENGTH_32) { length } else { 65_535 })];
+            let bulk = Packet::Bulk { endpoint: 0x81, status: Status::Success, stream: 0, length: data.len() as u32, data };
+            for packet in [Packet::DeviceConnect(device), bulk, Packet::DeviceDisconnect] {
+                stream.extend(host.write(1, &packet).expect("bytes"));
+            }
+            expected.extend([Passed::DeviceConnect(device), Passed::DeviceDisconnect]);
+        }
+        let mut passing = Passing::new(Side::Host);
+        passing.agreed(both);
+        let mut seen = Vec::new();
+        for mut piece in stream.chunks(piece) {
+            while let Some(passed) = passing.look(&mut piece).expect("its place") {
+                seen.push(passed);
+            }
+            prop_assert!(piece.is_empty());
+        }
+        prop_assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn no_bytes_make_a_relay_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), agreed in any::<bool>()) {
+        for side in [Side::Host, Side::Guest] {
+            let (_, hello) = Codec::new(side, Caps::OURS, "test");
+            let stream = [hello, bytes.clone()].concat();
+            let mut passing = Passing::new(side);
+            if agreed {
+                passing.agreed(Caps::OURS);
+            }
+            let mut rest = stream.as_slice();
+            while let Ok(Some(_)) = passing.look(&mut rest) {}
         }
     }
 
