@@ -154,7 +154,8 @@ async fn pictures(camera: &Camera) {
     borrower.bulk_out(command(0x1007, &[0x0001_0001, 0, 0xffff_ffff])).await;
     let handles = borrower.transfer(4096).await;
     borrower.transfer(512).await;
-    let handle = handles.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes).expect("a picture");
+    let handle =
+        handles.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes).expect("a picture");
     borrower.bulk_out(command(0x1009, &[handle])).await;
     assert!(borrower.transfer(65536).await[12..] == picture().bytes, "the picture is another");
     borrower.transfer(512).await;
@@ -267,10 +268,7 @@ fn qemu_by_descriptor(watcher: &Watcher) {
     let set = nested.qmp.execute_with("add-fd", r#"{"fdset-id":7}"#, Some(node.as_fd()));
     println!("inside: {set}");
     drop(node);
-    nested.qmp.execute(
-        "device_add",
-        r#"{"driver":"usb-host","id":"cam","bus":"xhci.0","hostdevice":"/dev/fdset/7"}"#,
-    );
+    nested.qmp.execute("device_add", r#"{"driver":"usb-host","id":"cam","bus":"xhci.0","hostdevice":"/dev/fdset/7"}"#);
     nested.attached("cam", "true");
     let nodes = BTreeSet::from([camera.seen.device.node.clone()]);
     let holders = Procfs::default().holders(&nodes).expect("processes");

@@ -127,10 +127,7 @@ fn start(folder: &Path, disk: &Path, monitor: &Path) -> Outer {
         .args(["-drive", &format!("if=none,id=disk,format=raw,file={}", disk.display())])
         .args(["-device", "usb-storage,bus=xhci.0,drive=disk"]);
     for name in ["a", "b"] {
-        command.args([
-            "-device",
-            &format!("usb-mtp,bus=xhci.0,id={name},rootdir={}", folder.join(name).display()),
-        ]);
+        command.args(["-device", &format!("usb-mtp,bus=xhci.0,id={name},rootdir={}", folder.join(name).display())]);
     }
     Outer(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("qemu"))
 }
