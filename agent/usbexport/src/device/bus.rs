@@ -205,7 +205,7 @@ impl Bus {
             Change::ClearHalt { endpoint } => match self.pipes.get_mut(&endpoint) {
                 Some(pipe) => pipe.clear_halt().await,
                 // Never used, so nothing here is halted; the device may think otherwise, and is asked directly.
-                None => return self.clear_halt_unopened(endpoint).await,
+                None => return clear_halt_unopened(&self.device, endpoint).await,
             },
         };
         match outcome {
@@ -215,16 +215,6 @@ impl Bus {
                 tracing::warn!(?change, %error, "a camera refuses a change");
                 Ok(if error.kind() == ErrorKind::NotFound { Status::Inval } else { Status::IoError })
             }
-        }
-    }
-
-    async fn clear_halt_unopened(&self, endpoint: u8) -> Result<Status, BusError> {
-        let (control_type, recipient) = (ControlType::Standard, Recipient::Endpoint);
-        let data = ControlOut { control_type, recipient, request: 1, value: 0, index: endpoint.into(), data: &[] };
-        match self.device.control_out(data, CONTROL).await {
-            Ok(()) => Ok(Status::Success),
-            Err(TransferError::Disconnected) => Err(BusError::Gone),
-            Err(error) => Ok(status(error)),
         }
     }
 
@@ -282,6 +272,16 @@ fn driver(node: &OwnedFd, interface: u8) -> Option<String> {
     unsafe { get_driver(node.as_raw_fd(), pointer) }.ok()?;
     let name = asked.driver.split(|byte| *byte == 0).next().unwrap_or_default();
     Some(String::from_utf8_lossy(name).into_owned())
+}
+
+async fn clear_halt_unopened(device: &Device, endpoint: u8) -> Result<Status, BusError> {
+    let (control_type, recipient) = (ControlType::Standard, Recipient::Endpoint);
+    let data = ControlOut { control_type, recipient, request: 1, value: 0, index: endpoint.into(), data: &[] };
+    match device.control_out(data, CONTROL).await {
+        Ok(()) => Ok(Status::Success),
+        Err(TransferError::Disconnected) => Err(BusError::Gone),
+        Err(error) => Ok(status(error)),
+    }
 }
 
 /// An error of nusb that is about the whole device.
