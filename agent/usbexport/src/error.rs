@@ -75,6 +75,38 @@ pub enum ExportError {
     /// The other end does not want it.
     #[error("the other end's filter refuses the camera: it lets in another vendor, product or class")]
     Rejected,
+    /// The descriptor is of something else.
+    #[error("this is no node of a USB device that is open for writing: {source}; open /dev/bus/usb/BUS/DEVICE")]
+    Node {
+        /// Why.
+        source: io::Error,
+    },
+    /// What the device says of itself.
+    #[error("the camera's descriptors cannot be used: {source}")]
+    Descriptors {
+        /// Why.
+        source: fleet_usb::descriptors::DescriptorError,
+    },
+    /// Another program has the device.
+    #[error("interface {interface} of the camera is held by another program; end that, or detach the camera there")]
+    Busy {
+        /// Which.
+        interface: u8,
+    },
+    /// The device does not do what it is asked.
+    #[error("the camera {what}: {source}")]
+    Device {
+        /// What it does not.
+        what: &'static str,
+        /// Why.
+        source: nusb::Error,
+    },
+    /// The device takes too long.
+    #[error("the camera has not answered for {} s; unplug it and plug it in again", after.as_secs())]
+    Hangs {
+        /// How long was waited.
+        after: Duration,
+    },
     /// It was stopped.
     #[error("the usbredir server {address} is not used any more")]
     Stopped {

@@ -1,5 +1,7 @@
 //! A usbredir server with a camera in software, and a borrower. What the server does is said by the test.
 
+#![allow(dead_code)] // every test uses another part
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -254,6 +256,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Borrower<S> {
         let bytes = self.codec.write(self.last, packet).expect("a packet");
         self.stream.write_all(&bytes).await.expect("it takes it");
         self.last
+    }
+
+    /// The answer to this one is not wanted any more.
+    pub async fn cancel(&mut self, id: u64) {
+        let bytes = self.codec.write(id, &Packet::CancelData).expect("a packet");
+        self.stream.write_all(&bytes).await.expect("it takes it");
     }
 
     pub async fn bulk_out(&mut self, data: Vec<u8>) {
