@@ -26,16 +26,19 @@ fn a_camera_has_one_holder_until_it_is_given_back() {
 }
 
 #[test]
-fn a_lease_whose_vm_moved_has_a_higher_epoch_and_one_that_stays_has_not() {
+fn a_lease_that_moved_or_was_ended_by_its_host_has_a_higher_epoch_and_one_that_stays_has_not() {
     let mut leases = Leases::default();
     let first = leases.acquire(&camera(), "lab/a", 0, false).expect("a lease");
-    let told = |leases: &mut Leases, epoch, to| leases.send(&camera(), epoch, to).expect("epochs are left");
+    let told = |leases: &mut Leases, epoch, to| leases.send(&camera(), epoch, to, true).expect("epochs are left");
     let there = told(&mut leases, first.epoch, "h1").expect("its own epoch");
     assert_eq!((there.epoch, there.at.as_str()), (first.epoch, "h1"));
     assert_eq!(told(&mut leases, first.epoch, "h1"), Some(there.clone()), "told again");
     let moved = told(&mut leases, first.epoch, "h2").expect("its own epoch");
     assert!(moved.epoch > there.epoch && moved.at == "h2");
     assert_eq!(told(&mut leases, first.epoch, "h1"), None, "of the old place");
+    let again = leases.send(&camera(), moved.epoch, "h2", false).expect("epochs are left").expect("its own epoch");
+    assert!(again.epoch > moved.epoch, "its host does not keep the one before");
+    let moved = again;
     assert!(leases.hold(&camera(), moved.epoch, true) && !leases.hold(&camera(), first.epoch, false));
     assert!(leases.iter().all(|(id, lease)| id == camera() && lease.held));
 }

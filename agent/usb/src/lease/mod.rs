@@ -132,15 +132,16 @@ impl Leases {
         Ok(lease)
     }
 
-    /// The host of its VM is about to be told of a lease. When another was before, the lease gets a higher epoch: the VM
-    /// has moved, and what is under way for the old place must not count any more. `None`: the lease is of another epoch.
+    /// The host of its VM is about to be told of a lease, which it `keeps` already or not. One that was told before gets a
+    /// higher epoch, unless it is the same host and keeps it: what is under way for a VM that has moved must not count any
+    /// more, and what a host has ended it does not begin again. `None`: the lease is of another epoch.
     ///
     /// # Errors
     /// [`LeaseError::Exhausted`].
-    pub fn send(&mut self, camera: &CameraId, epoch: u64, to: &str) -> Result<Option<Lease>, LeaseError> {
+    pub fn send(&mut self, camera: &CameraId, epoch: u64, to: &str, keeps: bool) -> Result<Option<Lease>, LeaseError> {
         let Some(lease) = self.get(camera).filter(|lease| lease.epoch == epoch) else { return Ok(None) };
-        let moved = !lease.at.is_empty() && lease.at != to;
-        let epoch = if moved { self.next()? } else { epoch };
+        let is_first = lease.at.is_empty();
+        let epoch = if is_first || (keeps && lease.at == to) { epoch } else { self.next()? };
         let lease = self.leases.get_mut(&key(camera));
         Ok(lease.map(|lease| {
             (lease.epoch, lease.at) = (epoch, to.to_owned());

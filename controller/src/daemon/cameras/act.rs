@@ -57,7 +57,8 @@ impl Cameras {
                 self.note(camera, &lease.holder, &ended);
             }
             Step::Attach { at, lease } => {
-                let told = self.book.change(|ledger| ledger.leases.send(camera, lease.epoch, &at))?;
+                let keeps = self.keeps(camera, &lease, &at);
+                let told = self.book.change(|ledger| ledger.leases.send(camera, lease.epoch, &at, keeps))?;
                 if let Some(lease) = told {
                     let ended = self.bring(&new_op(), camera, &lease, ATTACH).await;
                     self.note(camera, &lease.holder, &ended);
@@ -75,6 +76,12 @@ impl Cameras {
         Ok(())
     }
 
+    /// Whether a host says that it keeps a lease.
+    pub(super) fn keeps(&self, camera: &CameraId, lease: &Lease, at: &str) -> bool {
+        let picture = locked(&self.picture);
+        picture.reports(camera).any(|report| report.vm_host == at && report.epoch == lease.epoch)
+    }
+
     /// A new lease, for a VM on a host. `expected` is the epoch of the lease that is taken, 0 for none.
     pub(super) fn lend(
         &self,
@@ -84,13 +91,10 @@ impl Cameras {
         steal: bool,
         at: &str,
     ) -> Result<Lease, LedgerError> {
-        let highest = locked(&self.picture).highest_epoch();
         self.book.change(|ledger| {
-            // A ledger that was lost begins above what hosts have seen.
-            ledger.leases.seen(highest);
             let lease = ledger.leases.acquire(camera, holder, expected, steal)?;
             ledger.waived.remove(holder);
-            Ok(ledger.leases.send(camera, lease.epoch, at)?.unwrap_or(lease))
+            Ok(ledger.leases.send(camera, lease.epoch, at, false)?.unwrap_or(lease))
         })
     }
 

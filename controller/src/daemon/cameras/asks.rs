@@ -189,9 +189,10 @@ impl Cameras {
                     let cameras = self.views(&[camera]);
                     return Ok(CameraOutcome { cameras, already_so: true, ..CameraOutcome::default() });
                 }
+                let keeps = self.keeps(&camera, &lease, &vm.host);
                 let told = self.book.change(|ledger| {
                     ledger.leases.hold(&camera, lease.epoch, false);
-                    ledger.leases.send(&camera, lease.epoch, &vm.host)
+                    ledger.leases.send(&camera, lease.epoch, &vm.host, keeps)
                 })?;
                 told.unwrap_or(lease)
             }
@@ -396,6 +397,9 @@ impl Cameras {
                 true,
                 format!("{vm} has no camera: it was detached; `fleet usb attach --any camera {vm}` gives it one"),
             );
+        }
+        if wish.up_on.is_none() {
+            return (true, format!("{vm} waits for a camera: its host has not brought it up"));
         }
         if let Some(reason) = locked(&self.tries).trouble_of(&holder) {
             return (true, format!("{vm} has no camera: {reason}"));

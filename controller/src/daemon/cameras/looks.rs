@@ -174,8 +174,20 @@ impl Cameras {
     /// A host has answered.
     fn told(&self, host: &str, said: CamerasReply) {
         let mut picture = locked(&self.picture);
+        let highest = picture.highest;
         let before = picture.hosts.get(host).filter(|report| report.answers).cloned().unwrap_or_default();
         picture.told(host, said);
+        if picture.highest > highest {
+            // A ledger that was lost goes on above what hosts have seen.
+            let highest = picture.highest;
+            let noted = self.book.change(|ledger| {
+                ledger.leases.seen(highest);
+                Ok(())
+            });
+            if let Err(error) = noted {
+                tracing::warn!(%error, "what is known of cameras could not be noted");
+            }
+        }
         let Some(now) = picture.hosts.get(host) else { return };
         let changed = now.cameras.iter().filter(|(id, camera)| {
             before.cameras.get(*id).is_none_or(|old| {

@@ -28,6 +28,8 @@ mod locks;
 mod looks;
 mod picture;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod tries;
 mod word;
 
@@ -161,7 +163,9 @@ impl Cameras {
         for host in hosts {
             if !matches!(host.state(), HostState::Ready | HostState::Draining) {
                 picture.silent(&host.name);
+                // Nobody waits for it.
                 looks.forget(&host.name);
+                self.looked.send_modify(|count| *count += 1);
             } else if !picture.answers(&host.name) {
                 looks.ask_if_new(&host.name);
             }

@@ -24,11 +24,15 @@ pub struct Report {
 pub struct Picture {
     /// By name.
     pub hosts: BTreeMap<String, Report>,
+    /// The highest epoch that any of them ever said.
+    pub highest: u64,
 }
 
 impl Picture {
     /// A host has answered.
     pub fn told(&mut self, host: &str, said: CamerasReply) {
+        let epochs = said.cameras.iter().map(|camera| camera.epoch).chain(said.leases.iter().map(|lease| lease.epoch));
+        self.highest = epochs.fold(self.highest, u64::max);
         let cameras =
             said.cameras.into_iter().map(|camera| (camera.id.clone(), Camera { host: host.into(), ..camera }));
         let leases = said.leases.into_iter().map(|lease| CameraLease { vm_host: host.into(), ..lease });
@@ -67,13 +71,6 @@ impl Picture {
     pub fn reports<'a>(&'a self, id: &'a CameraId) -> impl Iterator<Item = &'a CameraLease> {
         let all = self.hosts.values().filter(|report| report.answers).flat_map(|report| &report.leases);
         all.filter(move |lease| lease.host == id.host && lease.camera == id.camera)
-    }
-
-    /// The highest epoch that any host has seen.
-    pub fn highest_epoch(&self) -> u64 {
-        let cameras = self.cameras().map(|(_, camera)| camera.epoch);
-        let leases = self.hosts.values().flat_map(|report| &report.leases).map(|lease| lease.epoch);
-        cameras.chain(leases).max().unwrap_or(0)
     }
 }
 

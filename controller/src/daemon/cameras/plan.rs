@@ -5,7 +5,7 @@
 //! |---|---|
 //! | the VM is gone | the lease ends |
 //! | a host has a camera for a VM that has no such lease, or has moved | it is taken out there |
-//! | the VM's host does not have it, or not attached | it is told to attach it |
+//! | the VM's host does not have the lease, or still holds the camera out | it is told to attach it |
 //! | it is to be held and is not | it is told to hold it |
 //! | a VM needs a camera and has none | a free one, of its own host before others, is lent to it |
 //!
@@ -121,23 +121,11 @@ fn of_lease(world: &World<'_>, camera: &CameraId, lease: &Lease) -> Option<Step>
         // A host that knows nothing of it keeps it out as well.
         return report.filter(|report| !held(report.state())).map(|_| Step::Hold { at, lease: lease.clone() });
     }
-    if report.is_some_and(|report| is_brought(report.state())) || !can_be_had(world, camera, &at) {
+    // A host that has the lease goes on by itself, unless it was told to hold the camera.
+    if report.is_some_and(|report| report.state() != CameraState::Held) || !can_be_had(world, camera, &at) {
         return None;
     }
     Some(Step::Attach { at, lease: lease.clone() })
-}
-
-/// Whether a host that says this is at it, or waits for the camera by itself.
-fn is_brought(state: CameraState) -> bool {
-    matches!(
-        state,
-        CameraState::Attaching
-            | CameraState::Attached
-            | CameraState::Lost
-            | CameraState::Reattaching
-            | CameraState::WrongMode
-            | CameraState::Detaching
-    )
 }
 
 /// Whether a camera can be brought to a host: its own host answers, and nothing stands in the way there.
@@ -190,3 +178,6 @@ pub fn free(ledger: &Ledger, picture: &Picture) -> impl Iterator<Item = CameraId
     };
     picture.cameras().filter(can).map(|(id, _)| id).collect::<Vec<_>>().into_iter()
 }
+
+#[cfg(test)]
+mod tests;

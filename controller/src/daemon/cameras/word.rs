@@ -50,7 +50,9 @@ fn has_in_its_name(camera: &Camera, word: &str) -> bool {
 
 /// What the identity alone says of a camera.
 fn nameless(id: &CameraId) -> Camera {
-    let serial = id.camera.split_once(':').map(|(_, serial)| serial.to_owned()).unwrap_or_default();
+    // "04b0:3012345"; one that is known by its port has an @ there.
+    let parts = id.camera.split_once(':').filter(|(vendor, _)| !vendor.contains('@'));
+    let serial = parts.map(|(_, serial)| serial.to_owned()).unwrap_or_default();
     Camera { host: id.host.clone(), id: id.camera.clone(), serial, ..Camera::default() }
 }
 
