@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use fleet_proto::v1::{
     AttachCameraRequest, Camera, CameraOutcome, CameraState, CameraView, CamerasRequest, ControllerCameras,
-    DetachCameraRequest,
+    DetachCameraRequest, ListRequest,
 };
 use indicatif::ProgressBar;
 
@@ -17,6 +17,14 @@ use super::telemetry::{span, time};
 use super::up::new_op;
 use super::{Context, Exit, Failure};
 use crate::daemon::{short_port, state_word};
+
+/// Helps of the arguments for which completions ask for names.
+pub const CAMERA_AND_VM: &str = "The camera, and the VM; only the VM with --any";
+/// See [`CAMERA_AND_VM`].
+pub const CAMERA_OR_VM: &str = "The camera, or the VM";
+
+/// VMs that completions offer at most.
+const OFFERED: usize = 1000;
 
 const ATTACH_HELP: &str = "\
 CAMERA is a serial number, a model or a word of it, VENDOR:PRODUCT, HOST:PORT, or HOST:IDENTITY as `ls --json` has it.
@@ -58,6 +66,9 @@ pub enum Verb {
     /// Take a camera out of its VM, or all that a VM has
     #[command(after_help = DETACH_HELP)]
     Detach(DetachArgs),
+    /// Print the names of cameras and VMs, for completions
+    #[command(hide = true)]
+    Words,
 }
 
 #[derive(Args, Debug)]
@@ -69,8 +80,7 @@ pub struct LsArgs {
 
 #[derive(Args, Debug)]
 pub struct AttachArgs {
-    /// The camera, and the VM; only the VM with --any
-    #[arg(required = true, num_args = 1..=2, value_names = ["CAMERA", "VM"])]
+    #[arg(help = CAMERA_AND_VM, required = true, num_args = 1..=2, value_names = ["CAMERA", "VM"])]
     pub names: Vec<String>,
     /// Some free camera of this class
     #[arg(long, value_name = "CLASS", value_parser = ["ptp", "uvc", "mass-storage", "camera"])]
@@ -85,8 +95,7 @@ pub struct AttachArgs {
 
 #[derive(Args, Debug)]
 pub struct DetachArgs {
-    /// The camera, or the VM
-    #[arg(value_name = "CAMERA|VM")]
+    #[arg(help = CAMERA_OR_VM, value_name = "CAMERA|VM")]
     pub target: String,
     /// Keep it for its VM, and out of it, until it is attached again
     #[arg(long)]
@@ -99,7 +108,29 @@ pub async fn usb(context: &Context, args: &UsbArgs) -> Result<Exit, Failure> {
         Verb::Watch => watch(context).await,
         Verb::Attach(args) => attach(context, args).await,
         Verb::Detach(args) => detach(context, args).await,
+        Verb::Words => Ok(words(context).await.unwrap_or(Exit::Ok)),
     }
+}
+
+/// Names for completions, one a line. A shell has no use for errors.
+async fn words(context: &Context) -> Result<Exit, Failure> {
+    let mut client = connect::connect(context, Start::Never).await?;
+    let cameras = client.cameras(CamerasRequest {}).await?.into_inner().cameras;
+    for camera in cameras.into_iter().filter_map(|view| view.camera) {
+        output::say!("{}", serial(&camera));
+    }
+    let mut listed = client.ps(ListRequest::default()).await?.into_inner();
+    let mut offered = 0;
+    while let Some(chunk) = listed.message().await? {
+        for vm in chunk.vms.iter().take(OFFERED - offered) {
+            output::say!("{}.{}", vm.experiment, vm.name);
+            offered += 1;
+        }
+        if offered == OFFERED {
+            break;
+        }
+    }
+    Ok(Exit::Ok)
 }
 
 async fn ls(context: &Context, args: &LsArgs) -> Result<Exit, Failure> {

@@ -105,7 +105,7 @@ fn of_lease(world: &World<'_>, camera: &CameraId, lease: &Lease) -> Option<Step>
     let stray = world.picture.reports(camera).find(|report| {
         at.as_ref() != Some(&report.vm_host)
             || holder(&report.experiment, &report.vm) != lease.holder
-            || report.epoch > lease.epoch
+            || report.epoch != lease.epoch
     });
     if let Some(stray) = stray {
         let step = Step::Detach { at: stray.vm_host.clone(), epoch: stray.epoch };
@@ -115,7 +115,7 @@ fn of_lease(world: &World<'_>, camera: &CameraId, lease: &Lease) -> Option<Step>
     if (world.rests)(camera, &lease.holder) {
         return None;
     }
-    let report = world.picture.reports(camera).find(|report| report.epoch == lease.epoch);
+    let report = world.picture.reports(camera).next();
     if lease.held {
         let held = |state| matches!(state, CameraState::Held | CameraState::Detaching);
         // A host that knows nothing of it keeps it out as well.
