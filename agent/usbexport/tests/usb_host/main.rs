@@ -1,8 +1,11 @@
-//! The path of a camera on a real USB port, with no USB here: a guest under TCG plays the host. QEMU gives it an xHCI controller,
+//! The path of a camera on a real USB port, with no USB here: a guest under TCG plays the host. QEMU gives it an EHCI controller,
 //! two players of media (`usb-mtp`, PTP to us) and a disk; the machine's own files are its root, read-only, so that this
 //! same program runs in it, and the machine's QEMU.
 //!
-//! `make test-usb-host` runs it; it takes some minutes, for a QEMU runs within a QEMU.
+//! It is EHCI and not xHCI because QEMU's xHCI gives the data of a transfer that was cancelled to another one (7.2: the
+//! kernel says "Transfer event TRB DMA ptr not part of current TD").
+//!
+//! `make test-usb-host` runs it. It takes half a minute or more, for a QEMU runs within a QEMU.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -28,7 +31,7 @@ const RECIPE: &str = r##"
 name = "usb-host-test"
 [x86]
 kernel = { package = "linux-image-amd64", dependency = "linux-image-*-amd64", file = "boot/vmlinuz-*" }
-modules = ["virtio_pci", "9pnet_virtio", "9p", "xhci_pci", "usb_storage", "sd_mod"]
+modules = ["virtio_pci", "9pnet_virtio", "9p", "ehci_pci", "usb_storage", "sd_mod"]
 cmdline = "console=ttyS0 rdinit=/outer quiet panic=-1 tsc=nowatchdog"
 memory = { default-mib = 1024, minimum-mib = 512 }
 [[file]]
@@ -68,7 +71,7 @@ impl Drop for Outer {
 }
 
 #[test]
-#[ignore = "takes minutes: make test-usb-host"]
+#[ignore = "boots a host: make test-usb-host"]
 fn a_camera_on_a_port_is_found_exported_and_given_to_qemu_by_descriptor() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["a", "b"] {
@@ -95,7 +98,7 @@ fn a_camera_on_a_port_is_found_exported_and_given_to_qemu_by_descriptor() {
                 let root = folder.path().join(id);
                 _ = qmp.execute(
                     "device_add",
-                    &format!(r#"{{"driver":"usb-mtp","id":"{id}","bus":"xhci.0","rootdir":"{}"}}"#, root.display()),
+                    &format!(r#"{{"driver":"usb-mtp","id":"{id}","bus":"usb.0","rootdir":"{}"}}"#, root.display()),
                 );
             }
             Some(other) => panic!("the guest asks for {other:?}"),
@@ -123,11 +126,11 @@ fn start(folder: &Path, disk: &Path, monitor: &Path) -> Outer {
         .arg(&x86.initrd)
         .args(["-append", &format!("{} fleet.test={}", x86.cmdline, program.display())])
         .args(["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"])
-        .args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=root", "-device", "qemu-xhci,id=xhci"])
+        .args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=root", "-device", "usb-ehci,id=usb"])
         .args(["-drive", &format!("if=none,id=disk,format=raw,file={}", disk.display())])
-        .args(["-device", "usb-storage,bus=xhci.0,drive=disk"]);
+        .args(["-device", "usb-storage,bus=usb.0,drive=disk"]);
     for name in ["a", "b"] {
-        command.args(["-device", &format!("usb-mtp,bus=xhci.0,id={name},rootdir={}", folder.join(name).display())]);
+        command.args(["-device", &format!("usb-mtp,bus=usb.0,id={name},rootdir={}", folder.join(name).display())]);
     }
     Outer(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("qemu"))
 }
