@@ -45,7 +45,10 @@ fn inside_of_umockdev() {
     let found = nusb::list_devices().wait().expect("a list").find(|found| found.product_id() == device.id.product);
     let found = found.expect("the camera");
     assert_eq!((found.vendor_id(), found.serial_number()), (device.id.vendor, device.serial.as_deref()));
-    assert_eq!((found.busnum(), u16::from(found.device_address())), (device.bus.try_into().expect("a bus"), device.number));
+    assert_eq!(
+        (found.busnum(), u16::from(found.device_address())),
+        (device.bus.try_into().expect("a bus"), device.number)
+    );
     assert_eq!(found.sysfs_path().file_name().and_then(|name| name.to_str()), Some(device.name.as_str()));
     let interfaces: Vec<_> = found.interfaces().map(|found| (found.interface_number(), found.class())).collect();
     let own: Vec<_> = device.interfaces.iter().map(|own| (own.number, own.class.class)).collect();
