@@ -27,6 +27,7 @@ mod snapshots;
 mod source;
 mod telemetry;
 mod up;
+mod usb;
 mod vm;
 
 use std::path::PathBuf;
@@ -114,6 +115,8 @@ enum Command {
     Logs(guest::LogsArgs),
     /// Stop, start, reboot, pause and resume VMs; keep and restore their state
     Vm(vm::VmArgs),
+    /// List USB cameras, watch them, lend them to VMs
+    Usb(usb::UsbArgs),
     /// Show what merging of equal memory pages saves and costs, and why
     Ksm(ksm::KsmArgs),
     /// Ask the telemetry of VMs, ports and hosts
@@ -157,6 +160,9 @@ struct ControllerArgs {
     /// This host's address for segments over hosts
     #[arg(long, value_name = "ADDR")]
     underlay: Option<String>,
+    /// A usbredir server with a camera behind it, unix:PATH or HOST:PORT; can be repeated
+    #[arg(long = "camera-server", value_name = "ADDR", value_parser = fleet_agent::camera_server)]
+    camera_servers: Vec<String>,
     /// Use the agent behind this socket instead of one inside this process
     #[arg(long, value_name = "SOCKET")]
     agent: Option<PathBuf>,
@@ -208,6 +214,7 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
             overrides.no_telemetry = args.no_telemetry;
             overrides.listen.clone_from(&args.listen);
             overrides.underlay.clone_from(&args.underlay);
+            overrides.camera_servers.clone_from(&args.camera_servers);
         }
         Command::Agent(args) => args.overrides(&mut overrides),
         Command::Up(args) => {
@@ -256,6 +263,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Console(args) => guest::console(context, &args).await,
         Command::Logs(args) => guest::logs(context, &args).await,
         Command::Vm(args) => vm::vm(context, &args).await,
+        Command::Usb(args) => usb::usb(context, &args).await,
         Command::Ksm(args) => ksm::ksm(context, &args).await,
         Command::Telemetry(args) => telemetry::telemetry(context, &args).await,
         Command::Doctor(args) => doctor::doctor(context, &args).await,
