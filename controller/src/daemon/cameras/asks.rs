@@ -137,7 +137,7 @@ impl Cameras {
             return Err(CameraError::Silent { host: camera.host, of: called });
         }
         if !self.reaches(&vm.host, &camera.host) {
-            return Err(CameraError::Unreachable { camera: called });
+            return Err(CameraError::Unreachable { camera: called, vm: vm.name.clone() });
         }
         let seen = picture.camera(&camera).filter(|seen| seen.present);
         let Some(seen) = seen else { return Err(CameraError::Absent { camera: called }) };
