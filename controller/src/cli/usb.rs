@@ -308,8 +308,9 @@ async fn watch(context: &Context) -> Result<Exit, Failure> {
     let mut client = connect::connect(context, Start::IfUsed).await?;
     let mut stream = client.watch_cameras(CamerasRequest {}).await?.into_inner();
     let mut told = Told::default();
+    let mut is_first = true;
     while let Some(now) = stream.message().await? {
-        if now.cameras.is_empty() && told.cameras.is_empty() && !context.json {
+        if std::mem::take(&mut is_first) && now.cameras.is_empty() && !context.json {
             eprintln!("fleet: no camera is there; each change is shown, ctrl-C ends this");
         }
         let at = output::now_ms();
