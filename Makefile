@@ -15,7 +15,7 @@ BENCH_IMAGE ?= tiny-kernels
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images kernels demo test lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree sim clean
+.PHONY: help setup build release install init images kernels demo test test-usb-host lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree sim clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -71,6 +71,10 @@ fuzz-short:
 test: setup build images kernels lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
 	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
+
+test-usb-host: setup build ## The path of a camera on a USB port, in a guest that plays the host with hardware
+	@FLEET_INIT=$(abspath $(INIT)) $(CARGO) test --quiet --package fleet-usbexport --test usb_host -- --ignored --nocapture \
+	    --exact a_camera_on_a_port_is_found_exported_and_given_to_qemu_by_descriptor
 
 bench: bench-lang bench-boot bench-ksm bench-tree ## Measure everything, and write docs/benchmarks.md
 

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 
+use crate::cameras::Cameras;
 use crate::config::AgentConfig;
 use crate::epoch::{Epoch, EpochError};
 use crate::experiment::{Experiment, Surroundings};
@@ -66,6 +67,7 @@ pub struct Agent {
     snapshots: Arc<SnapshotStore>,
     vms: VmHost,
     ksm: OnceCell<Regulator>,
+    cameras: OnceCell<Cameras>,
     probed: OnceCell<Probed>,
     /// With the first image that came to a host that had none.
     probed_again: OnceCell<Probed>,
@@ -108,6 +110,7 @@ impl Agent {
             snapshots: Arc::new(SnapshotStore::open(config.state_dir.join("snapshots"), config.snapshot_quota)),
             vms,
             ksm: OnceCell::new(),
+            cameras: OnceCell::new(),
             probed: OnceCell::new(),
             probed_again: OnceCell::new(),
             experiments: Mutex::default(),
@@ -123,6 +126,8 @@ impl Agent {
         // if not.
         let demand = merging::demand(&agent);
         agent.ksm.get_or_init(|| async { Regulator::start(KsmConfig::default(), demand) }).await;
+        // The VMs that have some are known now.
+        agent.cameras.get_or_init(|| Cameras::start(&agent)).await;
         let sampling = sampling::start(&agent)?;
         locked(&agent.tasks).push(sampling);
         // The probe runs guests; nobody should wait for it who does not need it.
@@ -136,6 +141,9 @@ impl Agent {
     /// Ends the agent's tasks and puts the host's settings back. VMs go on.
     pub async fn shutdown(&self) {
         self.nodes.stop().await;
+        if let Some(cameras) = self.cameras.get() {
+            cameras.stop().await;
+        }
         let tasks = std::mem::take(&mut *locked(&self.tasks));
         for task in tasks {
             task.abort();
@@ -149,6 +157,11 @@ impl Agent {
     /// The regulator of KSM; `None` while the agent looks for what an earlier one left.
     pub fn ksm(&self) -> Option<&Regulator> {
         self.ksm.get()
+    }
+
+    /// What looks after cameras; `None` while the agent looks for what an earlier one left.
+    pub fn cameras(&self) -> Option<&Cameras> {
+        self.cameras.get()
     }
 
     /// Keeps a task that ends with the agent.

@@ -64,6 +64,17 @@ pub enum ChooseError {
         /// What to do.
         mend: String,
     },
+    /// A USB controller for a kernel that cannot find it.
+    #[error(
+        "{vm}: `needs camera`, and the kernel for qemu of the image {image} can have no USB; give it an image that can \
+         (`fleet image build camera`)"
+    )]
+    NoUsb {
+        /// The VM.
+        vm: String,
+        /// Its image.
+        image: String,
+    },
     /// The hypervisor does not work here.
     #[error("{vm}: {reason}")]
     Hypervisor {
@@ -95,7 +106,9 @@ impl<'a> Chooser<'a> {
     /// When this host cannot run it.
     pub fn choose(&mut self, experiment: &str, vm: WantedVm) -> Result<Wanted, ChooseError> {
         let name = || format!("{experiment}.{}", vm.vm.name);
-        let kind = vm.vm.hypervisor.or(self.preferred).unwrap_or(self.probed.default_kind());
+        // User-mode Linux has no USB; the language refuses a file that asks for both.
+        let with_usb = vm.vm.needs_camera.then_some(HypervisorKind::Qemu);
+        let kind = vm.vm.hypervisor.or(with_usb).or(self.preferred).unwrap_or(self.probed.default_kind());
         let usable = self.probed.usable(kind).map_err(|reason| ChooseError::Hypervisor { vm: name(), reason })?;
         if !self.resolved.contains_key(&vm.vm.image) {
             let image = self.images.resolve(&vm.vm.image);
@@ -105,20 +118,21 @@ impl<'a> Chooser<'a> {
         let image = &self.resolved[&vm.vm.image];
         let hypervisor = hypervisor_name(kind);
         let no_kernel = || ChooseError::NoKernel { vm: name(), image: vm.vm.image.clone(), hypervisor };
-        let (kernel, root, cmdline, acpi, default, least, kernel_cpus) = match kind {
+        let (kernel, root, cmdline, acpi, usb, default, least, kernel_cpus) = match kind {
             HypervisorKind::Uml => {
                 let files = image.uml.as_ref().ok_or_else(no_kernel)?;
                 let root = match &files.root {
                     fleet_images::RootFs::Initrd(path) => RootFs::Initrd(path.clone()),
                     fleet_images::RootFs::Erofs(path) => RootFs::Erofs(path.clone()),
                 };
-                (&files.kernel, root, &files.cmdline, true, files.default_mem_mib, files.min_mem_mib, files.max_cpus)
+                let (default, least) = (files.default_mem_mib, files.min_mem_mib);
+                (&files.kernel, root, &files.cmdline, true, false, default, least, files.max_cpus)
             }
             HypervisorKind::Qemu => {
                 let files = image.x86.as_ref().ok_or_else(no_kernel)?;
                 let root = RootFs::Initrd(files.initrd.clone());
                 let (default, least) = (files.default_mem_mib, files.min_mem_mib);
-                (&files.vmlinux, root, &files.cmdline, files.acpi, default, least, files.max_cpus)
+                (&files.vmlinux, root, &files.cmdline, files.acpi, files.usb, default, least, files.max_cpus)
             }
         };
         let memory_bytes = vm.vm.memory.unwrap_or(u64::from(default) * MIB);
@@ -129,6 +143,9 @@ impl<'a> Chooser<'a> {
         too_many(kind, kernel_cpus, &vm).map_or(Ok(()), |(what, most, mend)| {
             Err(ChooseError::TooManyCpus { vm: name(), given: vm.vm.cpu, what, most, mend })
         })?;
+        if vm.vm.needs_camera && !acpi {
+            return Err(ChooseError::NoUsb { vm: name(), image: vm.vm.image.clone() });
+        }
         let spec = VmSpec {
             experiment: experiment.to_owned(),
             name: vm.vm.name.clone(),
@@ -140,6 +157,7 @@ impl<'a> Chooser<'a> {
             root,
             cmdline: cmdline.clone(),
             acpi,
+            usb: usb || vm.vm.needs_camera,
             lpj: (kind == HypervisorKind::Uml).then(|| self.probed.uml_lpj(kernel)).flatten(),
             nics: vm.nics.clone(),
             merge: match kind {

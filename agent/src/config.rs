@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cameras::CamerasConfig;
+
 /// Where an agent keeps its things, and its defaults.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -30,6 +32,8 @@ pub struct AgentConfig {
     pub clones: bool,
     /// What all snapshots of this host may take.
     pub snapshot_quota: fleet_vm::SnapshotQuota,
+    /// Which USB devices are cameras.
+    pub cameras: CamerasConfig,
     /// Between two samples.
     pub sample_interval: Duration,
 }

@@ -4,6 +4,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use fleet_agent::CamerasConfig;
 use fleet_vm::SnapshotQuota;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -62,6 +63,8 @@ struct File {
     vxlan_port: Option<u16>,
     #[serde(default)]
     ksm: fleet_vm::Merge,
+    #[serde(default)]
+    cameras: CamerasConfig,
 }
 
 /// `"20GiB"`, or `"50%"` of what the disk would have free without snapshots.
@@ -100,6 +103,8 @@ pub struct Overrides {
     pub advertise: Option<String>,
     /// `--underlay`.
     pub underlay: Option<String>,
+    /// `--camera-server`, beside those of the file.
+    pub camera_servers: Vec<String>,
 }
 
 /// The settings in force.
@@ -133,6 +138,8 @@ pub struct Config {
     pub metrics_address: String,
     /// What the kernel may merge of the memory of VMs whose file says nothing about it.
     pub ksm: fleet_vm::Merge,
+    /// Which USB devices of this host are cameras.
+    pub cameras: CamerasConfig,
     /// Group whose members may use the local socket.
     pub group: String,
     /// Where the controller listens for hosts, or the agent for its fleet, "address[:port]"; `None`: the controller
@@ -190,6 +197,12 @@ impl Config {
             file.certificate_life_seconds.unwrap_or(config.certificate_life_seconds).max(MIN_CERTIFICATE_LIFE);
         config.heartbeat_seconds = file.heartbeat_seconds.unwrap_or(config.heartbeat_seconds).max(1);
         config.ksm = file.ksm;
+        config.cameras = file.cameras;
+        for server in &overrides.camera_servers {
+            if !config.cameras.servers.contains(server) {
+                config.cameras.servers.push(server.clone());
+            }
+        }
         config.vxlan_port = file.vxlan_port.unwrap_or(config.vxlan_port);
         config.tree_k = file.tree_k;
         Ok(config)
@@ -212,6 +225,7 @@ impl Config {
             telemetry_interval_seconds: 5,
             metrics_address: "127.0.0.1:9464".into(),
             ksm: fleet_vm::Merge::Off,
+            cameras: CamerasConfig::default(),
             listen: None,
             advertise: None,
             underlay: None,
@@ -318,6 +332,21 @@ mod tests {
         assert_eq!(merge("ksm = \"aggressive\"").unwrap(), fleet_vm::Merge::Aggressive);
         let error = merge("ksm = \"always\"").unwrap_err().to_string();
         assert!(error.contains("always") && error.contains("aggressive"), "{error}");
+    }
+
+    #[test]
+    fn cameras_of_the_file_and_the_command_line_are_put_together() {
+        let text = "[cameras]\nexclude = [\"18d1:4ee2\"]\nservers = [\"unix:/run/a\", \"h:1\"]";
+        let overrides = Overrides { camera_servers: vec!["h:1".into(), "unix:/run/b".into()], ..Overrides::default() };
+        let cameras = load(text, overrides).unwrap().cameras;
+        assert_eq!(cameras.servers, ["unix:/run/a", "h:1", "unix:/run/b"]);
+        assert_eq!(cameras.exclude.len(), 1);
+        for (wrong, word) in
+            [("include = [\"nikon\"]", "04b0:0428"), ("servers = [\"cam\"]", "HOST:PORT"), ("server = []", "servers")]
+        {
+            let error = load(&format!("[cameras]\n{wrong}"), Overrides::default()).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

@@ -14,7 +14,9 @@ use crate::{
     cpio::Tree,
     elf, erofs,
     fetch::{Deb, Packages, Unpacked},
-    initrd, kernel, modules,
+    initrd, kernel,
+    libraries::Libraries,
+    modules,
     store::{Kernel, Manifest, SCHEMAS, StoreLock, hash_of},
     tiny::{self, Order, TinyKernel},
 };
@@ -123,7 +125,8 @@ impl<'a> Builder<'a> {
         let debs = packages.locate(recipe.package_files())?;
         let uml = order(&packages, recipe.uml.as_ref())?;
         let x86 = order(&packages, recipe.x86.as_ref())?;
-        let key = inputs_key(recipe, &debs, [&uml, &x86], &init)?;
+        let libraries = Libraries::locate(&packages, recipe, &debs)?;
+        let key = inputs_key(recipe, debs.iter().map(|(_, deb)| deb).chain(libraries.debs()), [&uml, &x86], &init)?;
         if let Some(id) = self.store.built(&key) {
             progress(Progress::UpToDate);
             let lock = self.store.lock()?;
@@ -135,8 +138,10 @@ impl<'a> Builder<'a> {
             |order: Option<Order>| order.map(|order| tiny::build(&self.cache, &packages, &order, progress)).transpose();
         let (uml, x86) = (built(uml)?, built(x86)?);
         let unpacked = packages.unpack(debs, progress)?;
+        let linked = libraries.collect(recipe, &unpacked, progress)?;
         let lock = self.store.lock()?;
-        let parts = Parts { lock: &lock, packages: &unpacked, base: initrd::base_tree(recipe, &unpacked, &init)? };
+        let base = initrd::base_tree(recipe, &unpacked, linked, &init)?;
+        let parts = Parts { lock: &lock, packages: &unpacked, base };
         let built = self.assemble(&parts, recipe, [uml, x86], progress).and_then(|manifest| {
             let id = self.store.publish(&lock, &recipe.name, &manifest)?;
             self.store.note_built(&lock, &key, &id)?;
@@ -204,6 +209,7 @@ impl<'a> Builder<'a> {
             root: self.store.put(parts.lock, &root, false)?,
             cmdline: recipe.cmdline.clone(),
             acpi: recipe.acpi,
+            usb: recipe.usb,
             default_mem_mib: recipe.memory.default_mib,
             min_mem_mib: recipe.memory.minimum_mib,
             max_cpus: match (recipe.max_cpus, tiny) {
@@ -254,14 +260,14 @@ fn order(packages: &Packages, recipe: Option<&KernelRecipe>) -> Result<Option<Or
 }
 
 /// SHA-256 over all that the image depends on.
-fn inputs_key(
+fn inputs_key<'a>(
     recipe: &Recipe,
-    debs: &[(String, Deb)],
+    debs: impl Iterator<Item = &'a Deb>,
     orders: [&Option<Order>; 2],
     init: &[u8],
 ) -> Result<String, ImageError> {
     let mut inputs = format!("{BUILDER_VERSION}\n{}\n{recipe:?}\n{}\n", SCHEMAS.end(), hash_of(init));
-    for (_, deb) in debs {
+    for deb in debs {
         inputs += &format!("{} {}\n", deb.file_name, deb.sha256);
     }
     for order in orders.into_iter().flatten() {

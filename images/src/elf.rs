@@ -4,7 +4,7 @@
 use object::{
     LittleEndian, Object, ObjectSection,
     elf::{self, FileHeader64},
-    read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader},
+    read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader, SectionHeader},
 };
 
 /// Type of the ELF note that gives the PVH entry (XEN_ELFNOTE_PHYS32_ENTRY, include/xen/interface/elfnote.h).
@@ -21,6 +21,35 @@ type Elf64 = FileHeader64<LittleEndian>;
 pub(crate) fn is_static(bytes: &[u8]) -> Result<bool, object::Error> {
     let header = Elf64::parse(bytes)?;
     Ok(header.program_headers(LE, bytes)?.iter().all(|segment| segment.p_type(LE) != elf::PT_INTERP))
+}
+
+/// What a program or library wants beside itself when it starts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Linked {
+    /// Path of the dynamic linker, of programs (PT_INTERP).
+    pub interpreter: Option<String>,
+    /// Names of libraries (DT_NEEDED).
+    pub needed: Vec<String>,
+}
+
+/// Reads what a program or library is linked to.
+pub(crate) fn linked(bytes: &[u8]) -> Result<Linked, object::Error> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let header = Elf64::parse(bytes)?;
+    let mut linked = Linked::default();
+    for segment in header.program_headers(LE, bytes)? {
+        if let Some(path) = segment.interpreter(LE, bytes)? {
+            linked.interpreter = Some(text(path));
+        }
+    }
+    let sections = header.sections(LE, bytes)?;
+    if let Some((entries, names)) = sections.dynamic(LE, bytes)? {
+        let names = sections.strings(LE, bytes, names)?;
+        for entry in entries.iter().filter(|entry| entry.d_tag.get(LE) == u64::from(elf::DT_NEEDED)) {
+            linked.needed.push(text(entry.string(LE, names)?));
+        }
+    }
+    Ok(linked)
 }
 
 /// Where the file ends: behind its last segment, section or header table. What follows (the relocations that the

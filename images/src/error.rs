@@ -167,6 +167,19 @@ pub enum ImageError {
         /// The path or pattern.
         file: String,
     },
+    /// A library that a program or library of a package is linked to.
+    #[error(
+        "library '{library}', which {needed_by} needs, is in no package that '{package}' depends on: take it into the recipe \
+         as a file of its own"
+    )]
+    NoSuchLibrary {
+        /// Its name.
+        library: String,
+        /// The package of what needs it.
+        package: String,
+        /// The file that needs it.
+        needed_by: String,
+    },
     /// A module that the kernel's package lacks.
     #[error("kernel module '{module}' is not in package '{package}' (needed by {needed_by})")]
     NoSuchModule {

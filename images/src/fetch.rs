@@ -8,6 +8,7 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -36,6 +37,7 @@ pub(crate) struct Deb {
 }
 
 /// The cache of packages.
+#[derive(Clone)]
 pub(crate) struct Packages {
     folder: PathBuf,
 }
@@ -43,7 +45,7 @@ pub(crate) struct Packages {
 /// The packages that one build uses, unpacked; the cache stays locked meanwhile.
 pub(crate) struct Unpacked {
     folders: Vec<(String, Deb, PathBuf)>,
-    cache: PathBuf,
+    cache: Packages,
     _lock: Flock<File>,
 }
 
@@ -75,13 +77,7 @@ impl Packages {
             return Ok(Vec::new());
         }
         let names: Vec<&str> = located.iter().map(|(_, package)| package.as_str()).collect();
-        let output = run("apt-get", "apt", Command::new("apt-get").args(["download", "--print-uris"]).args(&names))?;
-        if !output.status.success() {
-            let detail = last_words(&output);
-            let package = names.iter().find(|name| detail.contains(**name)).unwrap_or(&names[0]);
-            return Err(ImageError::UnknownPackage { package: (*package).to_owned(), detail });
-        }
-        let debs: Vec<Deb> = String::from_utf8_lossy(&output.stdout).lines().filter_map(parse_uri_line).collect();
+        let debs = self.versions(&names)?;
         located
             .into_iter()
             .map(|(key, package)| match debs.iter().find(|deb| deb.package == package) {
@@ -89,6 +85,30 @@ impl Packages {
                 None => Err(ImageError::UnknownPackage { package, detail: "apt names no file for it".to_owned() }),
             })
             .collect()
+    }
+
+    /// Asks apt for the versions of packages that it would take. Reads apt's lists; no network.
+    pub(crate) fn versions(&self, names: &[&str]) -> Result<Vec<Deb>, ImageError> {
+        let output = run("apt-get", "apt", Command::new("apt-get").args(["download", "--print-uris"]).args(names))?;
+        if !output.status.success() {
+            let detail = last_words(&output);
+            let package = names.iter().find(|name| detail.contains(**name)).or(names.first()).unwrap_or(&"");
+            return Err(ImageError::UnknownPackage { package: (*package).to_owned(), detail });
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(parse_uri_line).collect())
+    }
+
+    /// Asks apt which packages these ones depend on, and those, and so on. Reads apt's lists; no network.
+    pub(crate) fn dependencies(&self, names: &[&str]) -> Result<BTreeMap<String, Vec<String>>, ImageError> {
+        let no = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"]
+            .map(|kind| format!("--no-{kind}"));
+        let mut command = Command::new("apt-cache");
+        command.args(["depends", "--recurse"]).args(no).args(names);
+        let output = run("apt-cache", "apt", &mut command)?;
+        if !output.status.success() {
+            return Err(ImageError::UnknownPackage { package: names.join(", "), detail: last_words(&output) });
+        }
+        Ok(parse_dependencies(&String::from_utf8_lossy(&output.stdout)))
     }
 
     /// Downloads and unpacks what is not in the cache yet.
@@ -100,15 +120,27 @@ impl Packages {
         let lock = self.lock()?;
         let mut folders = Vec::new();
         for (key, deb) in debs {
-            let folder = self.folder.join("unpacked").join(deb.file_name.trim_end_matches(".deb"));
-            if !folder.is_dir() {
-                let file = self.download(&deb, progress)?;
-                progress(Progress::Unpacking { package: deb.package.clone() });
-                self.unpack_one(&file, &folder)?;
-            }
+            let folder = self.ready(&deb, progress)?;
             folders.push((key, deb, folder));
         }
-        Ok(Unpacked { folders, cache: self.folder.clone(), _lock: lock })
+        Ok(Unpacked { folders, cache: self.clone(), _lock: lock })
+    }
+
+    /// The folder of a package, downloaded and unpacked now if it is not there yet. The caller holds the lock.
+    fn ready(&self, deb: &Deb, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, ImageError> {
+        let folder = self.folder.join("unpacked").join(deb.file_name.trim_end_matches(".deb"));
+        if !folder.is_dir() {
+            let file = self.download(deb, progress)?;
+            progress(Progress::Unpacking { package: deb.package.clone() });
+            self.unpack_one(&file, &folder)?;
+        }
+        Ok(folder)
+    }
+
+    /// The package of those that were located that holds this file.
+    pub(crate) fn find<'a>(located: &'a [(String, Deb)], file: &PackageFile) -> Option<&'a Deb> {
+        let key = key_of(file);
+        located.iter().find(|(other, _)| *other == key).map(|(_, deb)| deb)
     }
 
     /// Downloads a package that is not in the cache yet; gives its file.
@@ -173,7 +205,12 @@ impl Packages {
 impl Unpacked {
     /// A folder for things under way; the next build removes what this one leaves when it is killed.
     pub(crate) fn temp_folder(&self) -> Result<tempfile::TempDir, ImageError> {
-        temp_folder(&self.cache)
+        temp_folder(&self.cache.folder)
+    }
+
+    /// The folder of one more package.
+    pub(crate) fn add(&self, deb: &Deb, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, ImageError> {
+        self.cache.ready(deb, progress)
     }
 
     /// The package's folder and the package.
@@ -233,6 +270,26 @@ fn find_dependency(description: &str, pattern: &str) -> Option<String> {
     names.map(|name| name.split(':').next().unwrap_or(name)).find(|name| matches(pattern, name)).map(str::to_owned)
 }
 
+/// The output of `apt-cache depends --recurse`: a package, then a line for each that it depends on; names in angle brackets are
+/// those of no package of their own.
+fn parse_dependencies(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut package: Option<String> = None;
+    for line in text.lines() {
+        let plain =
+            |name: &str| Some(name.split(':').next().unwrap_or(name).to_owned()).filter(|name| !name.starts_with('<'));
+        if !line.starts_with([' ', '|']) {
+            package = plain(line.trim());
+            found.extend(package.iter().map(|name| (name.clone(), Vec::new())));
+        } else if let (Some(package), Some((_, name))) = (&package, line.split_once("epends: "))
+            && let Some(name) = plain(name.trim())
+        {
+            found.entry(package.clone()).or_default().push(name);
+        }
+    }
+    found
+}
+
 /// A line of `apt-get download --print-uris`: `'URI' FILE BYTES SHA256:HASH`.
 fn parse_uri_line(line: &str) -> Option<Deb> {
     let mut words = line.strip_prefix('\'')?.split_whitespace().skip(1);
@@ -289,6 +346,14 @@ mod tests {
         let found = find_dependency(text, "linux-image-*-cloud-amd64");
         assert_eq!(found.as_deref(), Some("linux-image-6.1.0-56-cloud-amd64"));
         assert_eq!(find_dependency(text, "linux-headers-*"), None);
+    }
+
+    #[test]
+    fn the_packages_that_a_package_depends_on_are_read() {
+        let text = "a\n  Depends: b\n |Depends: c:any\n  PreDepends: d\n  Depends: <virtual>\n    b\nb\n<virtual>\n  Depends: e\n";
+        let found = parse_dependencies(text);
+        assert_eq!(found["a"], ["b", "c", "d"]);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

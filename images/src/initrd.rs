@@ -13,6 +13,7 @@ use crate::{
     FileRecipe, FileSource, ImageError, Recipe,
     cpio::{Node, Tree},
     fetch::Unpacked,
+    libraries::Library,
     modules::Module,
 };
 
@@ -25,13 +26,21 @@ const FOLDERS: &[(&str, u32)] =
 const MAX_FILE: usize = 1 << 30;
 
 /// Files of the recipe and the init: what all hypervisors share.
-pub(crate) fn base_tree(recipe: &Recipe, packages: &Unpacked, init: &[u8]) -> Result<Tree, ImageError> {
+pub(crate) fn base_tree(
+    recipe: &Recipe,
+    packages: &Unpacked,
+    libraries: Vec<Library>,
+    init: &[u8],
+) -> Result<Tree, ImageError> {
     let mut tree = Tree::default();
     for (path, mode) in FOLDERS {
         tree.insert(path, Node::Directory(*mode));
     }
     // The kernel opens it for the init before anything is mounted.
     tree.insert("/dev/console", Node::Device { mode: 0o600, major: 5, minor: 1 });
+    for Library { path, bytes } in libraries {
+        tree.insert(&path, Node::File { mode: 0o755, content: bytes, links: Vec::new() });
+    }
     for file in &recipe.files {
         tree.insert(&file.path, node(file, packages)?);
     }
@@ -68,7 +77,7 @@ fn node(file: &FileRecipe, packages: &Unpacked) -> Result<Node, ImageError> {
         FileSource::Link(target) => return Ok(Node::Symlink(target.clone())),
         FileSource::Text(text) => (text.clone().into_bytes(), Vec::new()),
         FileSource::Host(path) => (read(path)?, Vec::new()),
-        FileSource::Package { from, applets } => {
+        FileSource::Package { from, applets, .. } => {
             let path = packages.file(from)?;
             let links = if *applets { applet_paths(&path, &file.path)? } else { Vec::new() };
             (read(&path)?, links)
@@ -77,7 +86,7 @@ fn node(file: &FileRecipe, packages: &Unpacked) -> Result<Node, ImageError> {
     Ok(Node::File { mode: file.mode, content, links })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     let bytes = fs::read(path).map_err(|error| ImageError::io("reading", path, error))?;
     if bytes.len() > MAX_FILE {
         let source = io::Error::other(format!("is larger than {} MiB", MAX_FILE >> 20));

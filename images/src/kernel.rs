@@ -2,7 +2,8 @@
 //!
 //! QEMU copies a bzImage into its heap, for each VM; an uncompressed ELF it maps, shared by all. The ELF is the payload
 //! of the bzImage: the setup header says where (Documentation/arch/x86/boot.rst), Debian packs it as an LZ4 legacy
-//! stream (magic, then blocks of `u32 length ‖ data`, each 8 MiB unpacked), followed by the unpacked length as a u32.
+//! stream (magic, then blocks of `u32 length ‖ data`, each 8 MiB unpacked) or, its full kernel, as XZ; both are followed by the
+//! unpacked length as a u32.
 
 use std::{io::Read, path::Path};
 
@@ -12,6 +13,9 @@ const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 /// What one block of an LZ4 legacy stream unpacks to at most.
 const LZ4_BLOCK: usize = 8 << 20;
 const GZIP: &[u8] = &[0x1f, 0x8b];
+const XZ: &[u8] = b"\xfd7zXZ\0";
+/// KiB that unpacking XZ may take: the kernel's own build uses a dictionary of 32 MiB at most.
+const XZ_MEMORY: u32 = 64 << 10;
 /// A kernel that claims to be larger is refused.
 const MAX_VMLINUX: usize = 512 << 20;
 
@@ -57,10 +61,16 @@ fn unpack(file: &[u8]) -> Result<Vec<u8>, String> {
         let unpacked = flate2::read::GzDecoder::new(payload).take(MAX_VMLINUX as u64).read_to_end(&mut kernel);
         unpacked.map_err(|error| format!("its payload is damaged gzip ({error})"))?;
         Ok(kernel)
+    } else if payload.starts_with(XZ) {
+        let mut kernel = Vec::new();
+        let reader = lzma_rust2::XzReader::new_mem_limit(payload, false, XZ_MEMORY);
+        let unpacked = reader.take(MAX_VMLINUX as u64).read_to_end(&mut kernel);
+        unpacked.map_err(|error| format!("its payload is damaged XZ ({error})"))?;
+        Ok(kernel)
     } else if payload.starts_with(elf::MAGIC) {
         Ok(payload.to_vec())
     } else {
-        Err("its payload is packed in a way that is not known here (known: lz4, gzip, none)".to_owned())
+        Err("its payload is packed in a way that is not known here (known: lz4, xz, gzip, none)".to_owned())
     }
 }
 
@@ -141,6 +151,29 @@ mod tests {
         assert!(unpack(&bzimage(&lz4(&content))).unwrap() == content);
     }
 
+    /// "kernel " 40 times, packed as the kernel's build does it: with the filter for x86, a CRC-32, and the length behind it.
+    const XZ_PAYLOAD: &[u8] = &[
+        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x01, 0x69, 0x22, 0xde, 0x36, 0x02, 0x01, 0x04, 0x00, 0x21, 0x01,
+        0x16, 0x00, 0x0d, 0x86, 0x35, 0x1f, 0xe0, 0x01, 0x17, 0x00, 0x0e, 0x5d, 0x00, 0x35, 0x99, 0x4a, 0xab, 0xa2,
+        0xe2, 0xaf, 0x22, 0xd9, 0x22, 0xca, 0x90, 0x00, 0x00, 0x00, 0x00, 0x00, 0xd0, 0xd9, 0xeb, 0x4a, 0x00, 0x01,
+        0x26, 0x98, 0x02, 0x00, 0x00, 0x00, 0xac, 0x96, 0xdf, 0x59, 0x3e, 0x30, 0x0d, 0x8b, 0x02, 0x00, 0x00, 0x00,
+        0x00, 0x01, 0x59, 0x5a,
+    ];
+
+    #[test]
+    fn an_xz_payload_unpacks_and_damage_is_an_error() {
+        let whole = [XZ_PAYLOAD, &280u32.to_le_bytes()].concat();
+        assert_eq!(unpack(&bzimage(&whole)).unwrap(), b"kernel ".repeat(40));
+        for end in XZ.len()..XZ_PAYLOAD.len() {
+            assert!(unpack(&bzimage(&whole[..end])).is_err(), "cut at {end}");
+        }
+        for at in 0..XZ_PAYLOAD.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x55;
+            assert_ne!(unpack(&bzimage(&damaged)), Ok(b"kernel".to_vec()), "never a panic");
+        }
+    }
+
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
         let whole = bzimage(&lz4(&[7; 5000]));
@@ -158,7 +191,7 @@ mod tests {
 
     #[test]
     fn an_unknown_packing_is_named() {
-        let error = unpack(&bzimage(b"\xfd7zXZ\0rest")).unwrap_err();
-        assert!(error.contains("known: lz4, gzip"), "{error}");
+        let error = unpack(&bzimage(b"BZh9rest")).unwrap_err();
+        assert!(error.contains("known: lz4, xz, gzip"), "{error}");
     }
 }

@@ -15,6 +15,7 @@ mod error;
 mod fetch;
 mod initrd;
 mod kernel;
+mod libraries;
 mod modules;
 mod recipe;
 mod store;

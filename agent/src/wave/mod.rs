@@ -97,8 +97,9 @@ impl Local for Work {
             Some(task::Task::Piece(piece)) => images::keep(agent, &piece, &job).await,
             Some(task::Task::Image(image)) => images::image(agent, image, &sink).await,
             Some(task::Task::Exec(task)) => exec::run(agent, task, &job, &sink).await,
-            Some(task::Task::Cameras(_) | task::Task::AttachCamera(_) | task::Task::DetachCamera(_)) => {
-                LocalEnd::failed("this agent does not look after cameras yet", Vec::new())
+            Some(task::Task::Cameras(_)) => reads::cameras(agent, &sink).await,
+            Some(task::Task::AttachCamera(_) | task::Task::DetachCamera(_)) => {
+                LocalEnd::failed("this agent does not attach cameras yet", Vec::new())
             }
             None => LocalEnd::failed("the wave has no task that this agent knows; update it", Vec::new()),
         }

@@ -96,6 +96,7 @@ impl Place {
             ksm: fleet_vm::Merge::Off,
             clones: false,
             snapshot_quota: fleet_vm::SnapshotQuota::default(),
+            cameras: fleet_agent::CamerasConfig::default(),
             sample_interval: Duration::from_secs(60),
         }
     }

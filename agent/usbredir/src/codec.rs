@@ -66,7 +66,7 @@ impl Codec {
     /// # Errors
     /// What is wrong with the packet; the connection is to be closed.
     pub fn read(&mut self, bytes: &mut &[u8]) -> Result<Option<(u64, Packet)>, RedirError> {
-        let header = self.header();
+        let header = header_length(self.both);
         self.fill(bytes, header);
         let mut reader = Reader(&self.partial);
         let (Some(kind), Some(length)) = (reader.u32(), reader.u32()) else { return Ok(None) };
@@ -109,10 +109,6 @@ impl Codec {
         encode::frame(kind, id, &body, caps)
     }
 
-    fn header(&self) -> usize {
-        if self.both.is_some_and(|caps| caps.has(Caps::IDS_64)) { HEADER_64 } else { HEADER_32 }
-    }
-
     /// Moves bytes over until `length` are there.
     fn fill(&mut self, bytes: &mut &[u8], length: usize) {
         let missing = length.saturating_sub(self.partial.len()).min(bytes.len());
@@ -135,6 +131,12 @@ impl Codec {
     }
 }
 
-fn limit(kind: u32) -> usize {
+/// Bytes of a header, with these capabilities of both ends; none: before they are known.
+pub(crate) fn header_length(both: Option<Caps>) -> usize {
+    if both.is_some_and(|caps| caps.has(Caps::IDS_64)) { HEADER_64 } else { HEADER_32 }
+}
+
+/// Bytes behind a header at most, by the type of the packet.
+pub(crate) fn limit(kind: u32) -> usize {
     if kind == decode::BULK { MAX_BODY } else { MAX_SMALL }
 }

@@ -10,6 +10,7 @@
 //! - [`Packet`]: all packets of the protocol, of both directions.
 //! - [`Codec`]: the state of one end of a connection: bytes in, packets out, and the other way round.
 //! - [`Caps`], capabilities.
+//! - [`Passing`]: what a relay between two others hands on of their packets.
 //! - [`Filter`]: which devices a guest takes, as QEMU's property `filter` says it.
 //!
 //! The other end is not trusted. A packet of more than [`MAX_BODY`] bytes is refused from its header, before anything is
@@ -26,6 +27,7 @@ mod encode;
 mod error;
 mod filter;
 mod packet;
+mod passing;
 mod wire;
 
 pub use caps::Caps;
@@ -33,3 +35,4 @@ pub use codec::{Codec, MAX_BODY, Side};
 pub use error::RedirError;
 pub use filter::{Filter, FilterRule};
 pub use packet::{DeviceConnect, Endpoint, EpInfo, EpType, InterfaceClass, InterfaceInfo, Packet, Speed, Status};
+pub use passing::{Passed, Passing};

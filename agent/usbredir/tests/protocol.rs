@@ -2,7 +2,7 @@
 
 use fleet_usbredir::{
     Caps, Codec, DeviceConnect, Endpoint, EpInfo, EpType, Filter, InterfaceClass, InterfaceInfo, MAX_BODY, Packet,
-    RedirError, Side, Speed, Status,
+    Passed, Passing, RedirError, Side, Speed, Status,
 };
 use proptest::prelude::*;
 
@@ -265,6 +265,83 @@ proptest! {
                 other.read(&mut hello.as_slice()).expect("a hello");
                 prop_assert!(other.write(id, &packet).is_ok(), "{packet:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_relay_sees_what_a_device_does_in_any_pieces(
+        rounds in proptest::collection::vec((any::<u16>(), 0usize..70_000), 0..6),
+        piece in 1usize..5000,
+        caps in any::<u32>(),
+    ) {
+        let (mut host, mut stream) = Codec::new(Side::Host, Caps::OURS, "test");
+        let (mut guest, hello) = Codec::new(Side::Guest, Caps(caps & !1), "test");
+        host.read(&mut hello.as_slice()).expect("hello");
+        guest.read(&mut stream.as_slice()).expect("hello");
+        let mut expected = vec![Passed::Hello(Caps::OURS)];
+        let greeting = stream.len();
+        let both = host.caps().expect("greeted");
+        for (product, length) in rounds {
+            let version = if both.has(Caps::CONNECT_DEVICE_VERSION) { product } else { 0 };
+            let device = DeviceConnect { speed: Speed::High, class: 0, subclass: 0, protocol: 0, vendor: 1, product, version };
+            // Without the capability a bulk packet has fewer bytes.
+            let data = vec![1; length.min(if both.has(Caps::BULK_LENGTH_32) { length } else { 65_535 })];
+            let bulk = Packet::Bulk { endpoint: 0x81, status: Status::Success, stream: 0, length: data.len() as u32, data };
+            for packet in [Packet::DeviceConnect(device), bulk, Packet::DeviceDisconnect] {
+                stream.extend(host.write(1, &packet).expect("bytes"));
+            }
+            expected.extend([Passed::DeviceConnect(device), Passed::DeviceDisconnect]);
+        }
+        let mut passing = Passing::new(Side::Host);
+        passing.agreed(both);
+        let (mut seen, mut out) = (Vec::new(), Vec::new());
+        for mut piece in stream.chunks(piece) {
+            while let Some(passed) = passing.pass(&mut piece, &mut out).expect("packets that are right") {
+                seen.push(passed);
+            }
+            prop_assert!(piece.is_empty());
+        }
+        prop_assert_eq!(seen, expected);
+        prop_assert_eq!(&out[greeting..], &stream[greeting..]);
+    }
+
+    #[test]
+    fn a_relay_hands_on_what_the_other_end_can_read_and_nothing_else(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        kind in prop_oneof![0u32..30, 98u32..106],
+        length in 0u32..300,
+        caps in any::<u32>(),
+    ) {
+        for side in [Side::Host, Side::Guest] {
+            let caps = Caps(caps & !1);
+            let (mut reader, mut stream) = Codec::new(side.other(), caps, "test");
+            stream.extend(kind.to_le_bytes());
+            stream.extend(length.to_le_bytes());
+            stream.extend(&bytes);
+            let mut passing = Passing::new(side);
+            passing.agreed(caps.and(Caps::OURS));
+            let (mut rest, mut out) = (stream.as_slice(), Vec::new());
+            while let Ok(Some(_)) = passing.pass(&mut rest, &mut out) {}
+            let mut out = out.as_slice();
+            while !out.is_empty() {
+                prop_assert!(reader.read(&mut out).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_relay_hands_on_of_a_hello_can_be_checked(caps in any::<u32>()) {
+        let mut hello = Codec::new(Side::Host, Caps::OURS, "test").1;
+        let at = hello.len() - 4;
+        hello[at..].copy_from_slice(&caps.to_le_bytes());
+        let mut out = Vec::new();
+        match Passing::new(Side::Host).pass(&mut hello.as_slice(), &mut out) {
+            Ok(passed) => {
+                let expected = Caps(caps).and(Caps::OURS);
+                prop_assert_eq!(passed, Some(Passed::Hello(expected)));
+                prop_assert_eq!(&out[at..], &expected.0.to_le_bytes());
+            }
+            Err(_) => prop_assert!(!Caps(caps).is_consistent()),
         }
     }
 

@@ -21,6 +21,8 @@ use crate::procs::{self, Stat};
 use crate::record::Record;
 use crate::spec::VmSpec;
 use crate::template::{Expected, RUN_NAME, Store, Template};
+use crate::unprivileged::Account;
+use crate::versions::Versions;
 
 /// Where the VMs of a host have their things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,8 @@ pub(crate) struct HostInner {
     pub(crate) facts: HostFacts,
     pub(crate) boot_id: String,
     pub(crate) cgroups: Option<CgroupTree>,
+    pub(crate) account: Option<Account>,
+    pub(crate) versions: Versions,
     pub(crate) templates: Arc<Store>,
 }
 
@@ -86,7 +90,10 @@ impl VmHost {
             .ok();
         let boot_id = procs::boot_id().map_err(VmError::io("cannot read", "/proc/sys/kernel/random/boot_id"))?;
         let templates = Arc::new(Store::open(&config, &boot_id)?);
-        let inner = HostInner { config, facts: HostFacts { tsc_khz: tsc_khz() }, boot_id, cgroups, templates };
+        let account =
+            Account::find().inspect_err(|reason| warn!("QEMU keeps the rights of this process: {reason}")).ok();
+        let facts = HostFacts { tsc_khz: tsc_khz(), user: None };
+        let inner = HostInner { config, facts, boot_id, cgroups, account, versions: Versions::default(), templates };
         Ok(VmHost { inner: Arc::new(inner) })
     }
 
@@ -134,9 +141,10 @@ impl VmHost {
     pub(crate) async fn start(&self, spec: VmSpec, taps: Arc<Vec<OwnedFd>>, begin: Begin) -> Result<Launched, VmError> {
         let (host, label) = (Arc::clone(&self.inner), spec.label());
         let is_clone = matches!(begin, Begin::Clone(_));
+        let facts = host.facts_for(&spec).await?;
         let launching = move || {
             let paths = VmPaths::of(&host.config.run_dir, &host.config.ram_dir, &spec);
-            launch::launch(&host, spec, paths, &taps, &begin)
+            launch::launch(&host, &facts, spec, paths, &taps, &begin)
         };
         let launched = tokio::task::spawn_blocking(launching)
             .await
@@ -235,6 +243,16 @@ impl VmHost {
 }
 
 impl HostInner {
+    /// What a VM's command line needs to know of the host.
+    pub(crate) async fn facts_for(&self, spec: &VmSpec) -> Result<HostFacts, VmError> {
+        let (Some(account), Some(program)) = (self.account, hypervisor::find(&spec.hypervisor)?.programs().first())
+        else {
+            return Ok(self.facts);
+        };
+        let version = self.versions.of(&hypervisor::find_program(program)?).await?;
+        Ok(HostFacts { user: Some(account.told(&version)), ..self.facts })
+    }
+
     async fn adopt(&self, paths: VmPaths) -> Result<Adopted, VmError> {
         let mut record = Record::read(&paths.record())?;
         if let Some(exit) = record.exit {
@@ -259,15 +277,25 @@ impl HostInner {
                     return Ok(Adopted::NeverStarted { spec: Box::new(record.spec) });
                 }
                 let hypervisor = hypervisor::find(&record.spec.hypervisor)?;
+                let mut warning = None;
                 if record.snapshotting {
-                    // Nobody takes that snapshot any more. A guest that does not go on is told by its silence.
-                    let _ = hypervisor.resume(&paths, MONITOR_DEADLINE).await;
+                    // Nobody takes that snapshot any more.
                     record.snapshotting = false;
-                    record.write(&paths.record())?;
+                    match hypervisor.resume(&paths, MONITOR_DEADLINE).await {
+                        Ok(()) => record.write(&paths.record())?,
+                        // The record still says so, for the next agent.
+                        Err(error) => {
+                            let vm = record.spec.label();
+                            let stands =
+                                format!("it stands still, as it could not be let go on after a snapshot: {error}");
+                            warn!(vm, "{stands}");
+                            warning = Some(stands);
+                        }
+                    }
                 }
                 let templates = Arc::clone(&self.templates);
                 let parts = Parts { paths, hypervisor, cgroup, process, pidfd: Arc::new(pidfd), record, templates };
-                return Ok(Adopted::Running(Machine::new(parts, None)?));
+                return Ok(Adopted::Running(Machine::new(parts, warning)?));
             }
             end_group(cgroup.as_ref(), process).await?; // its helpers may have outlived it
         }

@@ -21,7 +21,7 @@ use crate::console::last_lines;
 use crate::error::VmError;
 use crate::host::{HostInner, remove_files};
 use crate::hypervisor::{
-    self, CONSOLE_SOCKET, CONTROL_SOCKET, CommandLine, FdRole, Hypervisor, MONITOR_SOCKET, Start, held_fd,
+    self, CONSOLE_SOCKET, CONTROL_SOCKET, CommandLine, FdRole, HostFacts, Hypervisor, MONITOR_SOCKET, Start, held_fd,
 };
 use crate::machine::{Machine, Parts};
 use crate::paths::VmPaths;
@@ -134,6 +134,7 @@ impl Drop for Undo {
 /// Starts a VM.
 pub(crate) fn launch(
     host: &HostInner,
+    facts: &HostFacts,
     spec: VmSpec,
     paths: VmPaths,
     taps: &[OwnedFd],
@@ -144,7 +145,7 @@ pub(crate) fn launch(
         Some(program) => hypervisor::find_program(program)?,
         None => spec.kernel.clone(),
     };
-    let command = hypervisor.command(&spec, &paths, &program, &host.facts, begin.start())?;
+    let command = hypervisor.command(&spec, &paths, &program, facts, begin.start())?;
     check(&spec, hypervisor, &paths.ram_dir, &command, taps)?;
     make_directory(&spec, &paths)?;
 

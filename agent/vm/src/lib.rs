@@ -14,11 +14,14 @@
 //! | `template/` | guests that were booted and frozen, and their clones |
 //! | `snapshot/` | memory and devices of a VM on disk, to go on from |
 //! | `host` | [`VmHost`]: launch, adopt, remove |
+//! | `usb` | cameras in a running VM |
+//! | `unprivileged`, `versions` | whom QEMU becomes; which versions programs have |
 //! | `machine`, `exit`, `cgroup`, `session`, `procs` | [`Machine`]: one VM; how it ended; its processes |
 //! | `console`, `control/` | log and keyboard; the channel to the guest's init |
 //!
 //! Tasks: each [`Machine`] owns one that waits for its end; each [`ControlClient`] one that owns the stream; each open
-//! console one that drains the stream. All end when their owner is dropped.
+//! console one that drains the stream. All end when their owner is dropped. A snapshot and a change of USB devices run in a
+//! task each, to their end, which has deadlines.
 
 mod cgroup;
 pub mod console;
@@ -38,6 +41,9 @@ mod snapshot;
 mod spawn;
 pub mod spec;
 mod template;
+mod unprivileged;
+mod usb;
+mod versions;
 
 pub use console::ConsoleSession;
 pub use control::{ControlClient, ControlError, ExecEvent, ExecInput, ExecSession, ExecSpec, Hello, Link};
@@ -49,3 +55,4 @@ pub use session::Session;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotQuota, SnapshotStore};
 pub use spec::{Accelerator, Merge, NicSpec, RootFs, VmSpec};
 pub use template::Expected;
+pub use usb::{UsbError, usb_refusal};

@@ -112,6 +112,7 @@ struct Inner {
     paused: std::sync::Mutex<bool>,
     control: OnceLock<ControlClient>,
     input: tokio::sync::Mutex<Weak<ConsoleInput>>,
+    usb: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Drop for Inner {
@@ -134,8 +135,16 @@ impl Machine {
         let (sender, exit) = watch::channel(None);
         let watcher = tokio::spawn(watch_exit(parts.clone(), pidfd, sender));
         let paused = std::sync::Mutex::new(parts.record.paused);
-        let inner =
-            Inner { parts, warning, exit, watcher, paused, control: OnceLock::new(), input: Default::default() };
+        let inner = Inner {
+            parts,
+            warning,
+            exit,
+            watcher,
+            paused,
+            control: OnceLock::new(),
+            input: Default::default(),
+            usb: Default::default(),
+        };
         Ok(Machine { inner: Arc::new(inner) })
     }
 
@@ -277,7 +286,12 @@ impl Machine {
         Record { paused, ..self.inner.parts.record.clone() }.write(&self.paths().record())
     }
 
-    fn alive(&self) -> Result<(), VmError> {
+    /// The turn of whoever changes its USB devices, or needs them unchanged.
+    pub(crate) fn usb_turn(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.inner.usb)
+    }
+
+    pub(crate) fn alive(&self) -> Result<(), VmError> {
         match self.exited() {
             Some(exit) => Err(VmError::Ended { vm: self.spec().label(), reason: exit.to_string() }),
             None => Ok(()),

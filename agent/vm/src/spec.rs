@@ -107,6 +107,9 @@ pub struct VmSpec {
     /// The kernel finds its devices by ACPI; else on its command line. Of `qemu`.
     #[serde(default = "with_acpi")]
     pub acpi: bool,
+    /// It has a USB controller, for cameras. Of `qemu`; needs ACPI.
+    #[serde(default)]
+    pub usb: bool,
     /// `lpj=` for a UML kernel, as measured by [`crate::probe::probe_uml`]; saves most of a small kernel's boot time.
     pub lpj: Option<u64>,
     /// Interfaces in order.

@@ -65,6 +65,29 @@ async fn a_qemu_vm_survives_the_death_of_its_daemon() {
 }
 
 #[tokio::test]
+async fn a_guest_that_talks_while_its_daemon_dies_is_heard_by_the_next_one() {
+    let place = Place::new();
+    let machine = place.host().launch(qemu("a"), Vec::new()).await.unwrap();
+    machine.control().hello(PATIENCE).await.unwrap();
+    drop(machine);
+    for _ in 0..8 {
+        let machine = adopted(&place, "a").await;
+        machine.control().ping(PATIENCE).await.unwrap();
+        let argv = ["/bin/sh", "-c", "while :; do echo talks; done"].map(str::to_owned).to_vec();
+        let talk = fleet_vm::ExecSpec { argv, ..Default::default() };
+        let mut session = machine.control().exec(talk, PATIENCE).await.unwrap();
+        for _ in 0..20 {
+            timeout(PATIENCE, session.next()).await.unwrap().unwrap();
+        }
+        // The stream is closed with all that the guest has under way, as when a process is killed.
+        drop((machine, session));
+    }
+    let machine = adopted(&place, "a").await;
+    machine.control().ping(PATIENCE).await.unwrap();
+    machine.remove().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_paused_vm_is_found_paused() {
     let place = Place::new();
     let mut daemon = Daemon::start(&place, &[uml("a")]);

@@ -41,6 +41,9 @@ pub struct AgentArgs {
     /// Address for segments over hosts [default: the agent's]
     #[arg(long, value_name = "ADDR")]
     underlay: Option<String>,
+    /// A usbredir server with a camera behind it, unix:PATH or HOST:PORT; can be repeated
+    #[arg(long = "camera-server", value_name = "ADDR", value_parser = fleet_agent::camera_server)]
+    camera_servers: Vec<String>,
     /// Rack in which it stands, told when it joins
     #[arg(long, value_name = "RACK", default_value = "", hide_default_value = true)]
     rack: String,
@@ -55,6 +58,7 @@ impl AgentArgs {
         overrides.listen.clone_from(&self.listen);
         overrides.advertise.clone_from(&self.advertise);
         overrides.underlay.clone_from(&self.underlay);
+        overrides.camera_servers.clone_from(&self.camera_servers);
     }
 }
 

@@ -160,6 +160,9 @@ struct ControllerArgs {
     /// This host's address for segments over hosts
     #[arg(long, value_name = "ADDR")]
     underlay: Option<String>,
+    /// A usbredir server with a camera behind it, unix:PATH or HOST:PORT; can be repeated
+    #[arg(long = "camera-server", value_name = "ADDR", value_parser = fleet_agent::camera_server)]
+    camera_servers: Vec<String>,
     /// Use the agent behind this socket instead of one inside this process
     #[arg(long, value_name = "SOCKET")]
     agent: Option<PathBuf>,
@@ -211,6 +214,7 @@ fn run(cli: Cli, color: bool) -> Result<Exit, Failure> {
             overrides.no_telemetry = args.no_telemetry;
             overrides.listen.clone_from(&args.listen);
             overrides.underlay.clone_from(&args.underlay);
+            overrides.camera_servers.clone_from(&args.camera_servers);
         }
         Command::Agent(args) => args.overrides(&mut overrides),
         Command::Up(args) => {

@@ -403,6 +403,7 @@ fn agent_config(config: &Config) -> AgentConfig {
         hypervisor: config.hypervisor.clone(),
         ksm: config.ksm,
         clones: config.clones,
+        cameras: config.cameras.clone(),
         snapshot_quota: config.snapshot_quota,
         sample_interval: Duration::from_secs(config.telemetry_interval_seconds.into()),
     }

@@ -16,7 +16,8 @@ use crate::{
 use raw::{Problem, RawKernel, RawRecipe};
 
 /// Recipes that are part of the program: name and text.
-const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../../recipes/tiny.toml"))];
+const BUILTIN: &[(&str, &str)] =
+    &[("tiny", include_str!("../../recipes/tiny.toml")), ("camera", include_str!("../../recipes/camera.toml"))];
 
 /// What goes into an image.
 #[derive(Clone, Debug)]
@@ -48,6 +49,8 @@ pub struct KernelRecipe {
     pub root: RootForm,
     /// The kernel finds its devices by ACPI (x86).
     pub acpi: bool,
+    /// Its guests have a USB controller (x86).
+    pub usb: bool,
     /// Most processors that the kernel uses; `None`: as many as there are, or what a tiny kernel's options say.
     pub max_cpus: Option<u32>,
 }
@@ -138,6 +141,8 @@ pub enum FileSource {
         from: PackageFile,
         /// It is a busybox: every applet it lists becomes a hard link to it.
         applets: bool,
+        /// The libraries that it is linked to come with it, from the packages that its own depends on.
+        libraries: bool,
     },
     /// Text in the recipe.
     Text(String),
@@ -255,6 +260,7 @@ impl KernelRecipe {
             memory: kernel.image.memory,
             root: kernel.image.root,
             acpi: kernel.image.acpi,
+            usb: false,
             max_cpus: None,
             kernel: KernelSource::Tiny { name: kernel.name, fragments },
         }
@@ -272,6 +278,9 @@ impl KernelRecipe {
         }
         if self.max_cpus == Some(0) {
             return Err("max-cpus must be at least 1".to_owned());
+        }
+        if self.usb && !self.acpi {
+            return Err("usb: the controller is found by ACPI, so the kernel must have it".to_owned());
         }
         match self.modules.iter().find(|name| name.is_empty() || name.contains(['/', ' ', '.'])) {
             Some(name) => Err(format!("'{name}' is not the name of a module: write it without folder and ending")),

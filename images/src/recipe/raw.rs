@@ -34,6 +34,8 @@ pub(super) struct RawKernel {
     memory: Option<Memory>,
     root: Option<RootForm>,
     acpi: Option<bool>,
+    #[serde(default)]
+    usb: bool,
     max_cpus: Option<u32>,
 }
 
@@ -56,6 +58,8 @@ pub(super) struct RawFile {
     from: Option<PackageFile>,
     #[serde(default)]
     applets: bool,
+    #[serde(default)]
+    libraries: bool,
     text: Option<String>,
     host: Option<PathBuf>,
     link: Option<String>,
@@ -80,7 +84,16 @@ impl RawKernel {
                 let memory = self.memory.ok_or_else(|| text("'memory' is missing"))?;
                 let kernel = KernelSource::Package(file);
                 let (root, cmdline) = (RootForm::Initrd, String::new());
-                KernelRecipe { kernel, modules: self.modules, cmdline, memory, root, acpi: with_acpi(), max_cpus: None }
+                KernelRecipe {
+                    kernel,
+                    modules: self.modules,
+                    cmdline,
+                    memory,
+                    root,
+                    acpi: with_acpi(),
+                    usb: false,
+                    max_cpus: None,
+                }
             }
             (None, None, Some(name)) if dependency.is_none() => {
                 let kernel = TinyKernel::find(&name).map_err(Problem::Error)?;
@@ -99,9 +112,13 @@ impl RawKernel {
         recipe.memory = self.memory.unwrap_or(recipe.memory);
         recipe.root = self.root.unwrap_or(recipe.root);
         recipe.acpi = self.acpi.unwrap_or(recipe.acpi);
+        recipe.usb = self.usb;
         recipe.max_cpus = self.max_cpus;
         if target == KernelTarget::X86 && recipe.root == RootForm::Erofs {
             return Err(text("root: QEMU's guests have no disk: only \"initrd\" is possible"));
+        }
+        if target == KernelTarget::Uml && recipe.usb {
+            return Err(text("usb: user-mode Linux has none: only [x86] can have it"));
         }
         recipe.check().map_err(Problem::Text)?;
         Ok(recipe)
@@ -119,9 +136,9 @@ impl RawFile {
         let mut sources = Vec::new();
         if let Some(from) = self.from {
             from.check()?;
-            sources.push((FileSource::Package { from, applets: self.applets }, 0o755));
-        } else if self.applets {
-            return Err("'applets' needs 'from'".to_owned());
+            sources.push((FileSource::Package { from, applets: self.applets, libraries: self.libraries }, 0o755));
+        } else if self.applets || self.libraries {
+            return Err("'applets' and 'libraries' need 'from'".to_owned());
         }
         sources.extend(self.text.map(|text| (FileSource::Text(text), 0o644)));
         sources.extend(self.host.map(|path| (FileSource::Host(folder.join(path)), 0o644)));

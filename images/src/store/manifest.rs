@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::blobs::Hash;
 use crate::RootForm;
 
-/// Forms of the manifest that are read; another number is an image of another version of fleet. 3 has `max_cpus`.
-pub(crate) const SCHEMAS: RangeInclusive<u32> = 2..=3;
+/// Forms of the manifest that are read; another number is an image of another version of fleet. 3 has `max_cpus`, 4 `usb`.
+pub(crate) const SCHEMAS: RangeInclusive<u32> = 2..=4;
 
 /// What an image is called for good: the SHA-256 of its manifest, 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,6 +94,8 @@ pub struct X86Files {
     pub initrd: PathBuf,
     /// The kernel finds its devices by ACPI; else on its command line.
     pub acpi: bool,
+    /// Its guests have a USB controller.
+    pub usb: bool,
     /// Goes first on the kernel's command line.
     pub cmdline: String,
     /// Memory when nothing else is asked for, in MiB.
@@ -142,10 +144,16 @@ pub(crate) struct Kernel {
     pub root: Blob,
     pub cmdline: String,
     pub acpi: bool,
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub usb: bool,
     pub default_mem_mib: u32,
     pub min_mem_mib: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cpus: Option<u32>,
+}
+
+fn is_not(flag: &bool) -> bool {
+    !flag
 }
 
 /// A file by content.
@@ -160,8 +168,12 @@ impl Manifest {
     /// The manifest of these parts. Its form is the oldest that holds them, so that an image that says nothing new has
     /// the bytes, and so the id, that it always had.
     pub(crate) fn new(description: String, uml: Option<Kernel>, x86: Option<Kernel>) -> Self {
-        let is_new = [&uml, &x86].into_iter().flatten().any(|kernel| kernel.max_cpus.is_some());
-        let schema = if is_new { *SCHEMAS.end() } else { *SCHEMAS.start() };
+        let has = |what: fn(&Kernel) -> bool| [&uml, &x86].into_iter().flatten().any(what);
+        let schema = match (has(|kernel| kernel.usb), has(|kernel| kernel.max_cpus.is_some())) {
+            (true, _) => 4,
+            (false, true) => 3,
+            (false, false) => 2,
+        };
         Self { schema, description, uml, x86 }
     }
 

@@ -232,6 +232,7 @@ impl ImageStore {
             origin: x86.origin.clone(),
             initrd: path(&x86.root),
             acpi: x86.acpi,
+            usb: x86.usb,
             cmdline: x86.cmdline.clone(),
             default_mem_mib: x86.default_mem_mib,
             min_mem_mib: x86.min_mem_mib,

@@ -219,6 +219,7 @@ mod tests {
             root: put(b"r", false),
             root_form: RootForm::Initrd,
             acpi: false,
+            usb: false,
             cmdline: String::new(),
             default_mem_mib: 32,
             min_mem_mib: 16,

@@ -4,6 +4,9 @@
 //! data. A command is answered by data, if it has some, and a response. For a command with data from the host the
 //! response comes after its data; what is refused is refused then, as the D7000 does it for uploads.
 
+use bytes::Bytes;
+
+use crate::container::Container;
 use crate::dataset::Dataset;
 
 /// Bytes of a container's head.
@@ -70,7 +73,7 @@ pub struct File {
     /// Its name, as `DSC_0001.JPG`.
     pub name: String,
     /// What is in it.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// What the camera refuses, by Access Denied.
@@ -90,12 +93,13 @@ pub struct Responder {
     /// A command whose data the host has to send, and its transaction.
     awaits: Option<(u16, u32)>,
     input: Vec<u8>,
+    denied: u64,
 }
 
 impl Responder {
     /// A camera with these files; their handles are 2, 3, … in this order, and 1 is their folder.
     pub fn new(serial: &str, files: Vec<File>, policy: Policy) -> Self {
-        Self { serial: serial.to_owned(), files, policy, session: false, awaits: None, input: Vec::new() }
+        Self { serial: serial.to_owned(), files, policy, session: false, awaits: None, input: Vec::new(), denied: 0 }
     }
 
     /// Forgets a session and half a container, as a reset of the device does.
@@ -103,11 +107,16 @@ impl Responder {
         (self.session, self.awaits, self.input) = (false, None, Vec::new());
     }
 
+    /// How often it has answered Access Denied.
+    pub fn denied(&self) -> u64 {
+        self.denied
+    }
+
     /// Takes bytes of the host; gives the containers that answer, in order.
     ///
     /// # Errors
     /// When the bytes are no PTP. A real camera halts its endpoint then, until [`Responder::reset`].
-    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, NotPtp> {
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<Container>, NotPtp> {
         self.input.extend_from_slice(bytes);
         let mut answers = Vec::new();
         while let Some(head) = self.input.get(..HEAD) {
@@ -125,7 +134,7 @@ impl Responder {
         Ok(answers)
     }
 
-    fn container(&mut self, container: &[u8], answers: &mut Vec<Vec<u8>>) -> Result<(), NotPtp> {
+    fn container(&mut self, container: &[u8], answers: &mut Vec<Container>) -> Result<(), NotPtp> {
         let (kind, code, transaction) = (half(container, 4), half(container, 6), word(container, 8));
         match (kind, self.awaits.take()) {
             (COMMAND, _) if matches!(code, SEND_OBJECT_INFO | SEND_OBJECT | SET_PROPERTY) => {
@@ -138,9 +147,9 @@ impl Responder {
                     Err(response) => (response, None),
                 };
                 if let Some(data) = data {
-                    answers.push(frame(DATA, code, transaction, &data));
+                    answers.push(frame(DATA, code, transaction, data));
                 }
-                answers.push(frame(RESPONSE, response, transaction, &[]));
+                answers.push(self.respond(response, transaction));
             }
             (DATA, Some((waited, number))) if (waited, number) == (code, transaction) => {
                 let allowed = code == SET_PROPERTY && self.policy.settings;
@@ -151,16 +160,21 @@ impl Responder {
                 } else {
                     ACCESS_DENIED
                 };
-                answers.push(frame(RESPONSE, response, transaction, &[]));
+                answers.push(self.respond(response, transaction));
             }
             _ => return Err(NotPtp),
         }
         Ok(())
     }
 
-    fn answer(&mut self, code: u16, [first, second, third]: [u32; 3]) -> Result<Option<Vec<u8>>, u16> {
+    fn respond(&mut self, response: u16, transaction: u32) -> Container {
+        self.denied += u64::from(response == ACCESS_DENIED);
+        frame(RESPONSE, response, transaction, Bytes::new())
+    }
+
+    fn answer(&mut self, code: u16, [first, second, third]: [u32; 3]) -> Result<Option<Bytes>, u16> {
         match code {
-            GET_DEVICE_INFO => return Ok(Some(self.device_info())),
+            GET_DEVICE_INFO => return Ok(Some(self.device_info().into())),
             OPEN_SESSION if self.session => return Err(SESSION_ALREADY_OPEN),
             OPEN_SESSION if first == 0 => return Err(BAD_PARAMETER),
             OPEN_SESSION => {
@@ -171,7 +185,7 @@ impl Responder {
             _ if !self.session => return Err(NO_SESSION),
             _ => {}
         }
-        let data = match code {
+        let data: Vec<u8> = match code {
             CLOSE_SESSION => {
                 self.session = false;
                 return Ok(None);
@@ -184,17 +198,17 @@ impl Responder {
             }
             GET_OBJECT_HANDLES => return Err(BAD_STORAGE),
             GET_OBJECT_INFO => self.object_info(first)?,
-            GET_OBJECT => self.file(first)?.bytes.clone(),
+            GET_OBJECT => return Ok(Some(self.file(first)?.bytes.clone())),
             GET_PARTIAL_OBJECT => {
                 let bytes = &self.file(first)?.bytes;
-                let from = usize::try_from(second).unwrap_or(usize::MAX);
-                let count = usize::try_from(third).unwrap_or(usize::MAX);
-                bytes.iter().skip(from).take(count).copied().collect()
+                let at = |number: u32| usize::try_from(number).unwrap_or(usize::MAX).min(bytes.len());
+                let from = at(second);
+                return Ok(Some(bytes.slice(from..at(second.saturating_add(third)).max(from))));
             }
             DELETE_OBJECT => return Err(ACCESS_DENIED),
             _ => return Err(NOT_SUPPORTED),
         };
-        Ok(Some(data))
+        Ok(Some(data.into()))
     }
 
     /// All objects (parent 0), those at the top (the highest number), or those of a folder.
@@ -243,11 +257,9 @@ fn storage_info() -> Vec<u8> {
     data.text("Card").text("").0
 }
 
-fn frame(kind: u16, code: u16, transaction: u32, data: &[u8]) -> Vec<u8> {
+fn frame(kind: u16, code: u16, transaction: u32, data: Bytes) -> Container {
     let length = u32::try_from(HEAD + data.len()).unwrap_or(u32::MAX);
-    let mut bytes = Dataset::default().u32(length).u16(kind).u16(code).u32(transaction).0;
-    bytes.extend_from_slice(data);
-    bytes
+    Container::closed(Dataset::default().u32(length).u16(kind).u16(code).u32(transaction).0, data)
 }
 
 /// A number, zero where the container ends before it: parameters that are not sent are zero.

@@ -70,7 +70,7 @@ fn command(code: u16, parameters: &[u32]) -> Vec<u8> {
 }
 
 fn picture(length: usize) -> File {
-    File { name: "DSC_0001.JPG".into(), bytes: (0..length).map(|at| at as u8).collect() }
+    File { name: "DSC_0001.JPG".into(), bytes: (0..length).map(|at| at as u8).collect::<Vec<_>>().into() }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use fleet_softcam::{File, NotPtp, Policy, Responder};
 use proptest::prelude::*;
 
 fn camera(settings: bool) -> Responder {
-    let picture = |number: u8| File { name: format!("DSC_000{number}.JPG"), bytes: vec![number; 1000] };
+    let picture = |number: u8| File { name: format!("DSC_000{number}.JPG"), bytes: vec![number; 1000].into() };
     Responder::new("3012345", vec![picture(1), picture(2)], Policy { settings })
 }
 
@@ -20,9 +20,9 @@ fn container(kind: u16, code: u16, transaction: u32, parameters: &[u32]) -> Vec<
 /// The data, if any, and the response's code.
 fn ask(camera: &mut Responder, code: u16, parameters: &[u32]) -> (Option<Vec<u8>>, u16) {
     let mut answers = camera.take(&container(1, code, 9, parameters)).expect("answers");
-    let response = answers.pop().expect("a response");
+    let response = answers.pop().expect("a response").to_vec();
     assert_eq!((response.len(), response[4], &response[8..]), (12, 3, [9, 0, 0, 0].as_slice()));
-    let data = answers.pop().map(|data| data[12..].to_vec());
+    let data = answers.pop().map(|data| data.to_vec()[12..].to_vec());
     (data, u16::from_le_bytes([response[6], response[7]]))
 }
 
@@ -61,12 +61,13 @@ fn uploads_and_removals_are_denied_and_settings_as_asked() {
         ask(&mut camera, 0x1002, &[1]);
         let mut send = |code| {
             assert_eq!(camera.take(&container(1, code, 5, &[])), Ok(vec![]), "it waits for the data");
-            let answers = camera.take(&container(2, code, 5, &[1, 2, 3])).expect("an answer");
-            u16::from_le_bytes([answers[0][6], answers[0][7]])
+            let answer = camera.take(&container(2, code, 5, &[1, 2, 3])).expect("an answer")[0].to_vec();
+            u16::from_le_bytes([answer[6], answer[7]])
         };
         assert_eq!(send(0x100c), 0x200f);
         assert_eq!(send(0x1016), if settings { 0x2001 } else { 0x200f });
         assert_eq!(ask(&mut camera, 0x100b, &[2]), (None, 0x200f));
+        assert_eq!(camera.denied(), if settings { 2 } else { 3 });
     }
 }
 

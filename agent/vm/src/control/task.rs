@@ -19,6 +19,7 @@ use super::exec::{ExecEvent, ExecShared, Mailbox};
 use super::identity::Identity;
 use super::{ControlError, Hello, Link, Probed, Request};
 use crate::exit::VmExit;
+use crate::hypervisor::Endpoint;
 use crate::machine::Parts;
 
 /// Bytes that may wait to be written before no more requests are taken.
@@ -30,6 +31,12 @@ const READ_PIECE: usize = 16 * 1024;
 /// First and longest wait before `Attach` is sent again, or a broken stream is opened again. A guest says by itself when
 /// it has come up; this is for the case that those bytes were lost.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+
+/// First and longest time that a stream on which the guest does not answer is kept, before a socket is opened anew. When an
+/// agent dies while the guest writes, QEMU (7.2) may find out by that write: it notes that the port is closed, and then that
+/// it has to wait for the stream to take more, which it does for ever, also with the next agent's stream (`throttle on` in
+/// `info qtree`). When that one is closed, it forgets.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(16));
 
 /// Commands that may run in one guest at a time.
 const MAX_EXECS: usize = 256;
@@ -69,14 +76,18 @@ impl Task {
     }
 
     async fn connect_for_ever(&mut self) {
-        let mut wait = RETRY.0;
+        let (mut wait, mut patience) = (RETRY.0, SILENCE.0);
+        let endpoint = self.parts.hypervisor.control();
+        let is_socket = matches!(endpoint, Endpoint::Socket(_));
         loop {
-            match self.parts.open(&self.parts.hypervisor.control()).await {
+            match self.parts.open(&endpoint).await {
                 Ok(stream) => {
                     let mut session = Session::new(self.link.clone(), self.identity.clone());
-                    let error = self.serve(&stream, &mut session).await;
+                    let give_up = is_socket.then(|| Instant::now() + patience);
+                    let error = self.serve(&stream, &mut session, give_up).await;
+                    patience = (patience * 2).min(SILENCE.1);
                     if session.attached {
-                        wait = RETRY.0;
+                        (wait, patience) = (RETRY.0, SILENCE.0);
                     }
                     debug!("the control channel broke: {error}");
                 }
@@ -87,13 +98,16 @@ impl Task {
         }
     }
 
-    /// Serves one connection until it breaks.
-    async fn serve(&mut self, stream: &UnixStream, session: &mut Session) -> io::Error {
+    /// Serves one connection until it breaks, or the guest has not answered on it by then.
+    async fn serve(&mut self, stream: &UnixStream, session: &mut Session, mut give_up: Option<Instant>) -> io::Error {
         let mut decoder = Decoder::default();
         let mut retry = RETRY.0;
         let mut again = Instant::now() + retry;
         session.attach();
         loop {
+            if session.attached {
+                give_up = None; // it is heard here
+            }
             let room = session.out.len() < WRITE_LIMIT;
             tokio::select! {
                 ready = stream.readable() => {
@@ -122,6 +136,7 @@ impl Task {
                     Some(request) => session.ask(request),
                     None => std::future::pending().await, // every handle is gone: this task is about to be dropped
                 },
+                () = sleep_until(give_up.unwrap_or(again)), if give_up.is_some() => return io::ErrorKind::TimedOut.into(),
                 () = sleep_until(again), if room && !session.attached => {
                     session.attach();
                     retry = (retry * 2).min(RETRY.1);

@@ -46,21 +46,23 @@ pub(super) async fn thaw(monitor: &Path, state: i32, deadline: Duration) -> Resu
 }
 
 /// Writes the state of the devices of a guest that stands still. The command is Xen's, for which QEMU runs no memory of its
-/// own; it leaves out the RAM.
+/// own; it leaves out the RAM. QEMU may not open files; `file` is one that is open for writing only, as QEMU would open it.
 ///
 /// What waits in the control channel's socket QEMU puts into the guest's memory also now. It looks at all of its sockets in
 /// each round of its main loop, and at this monitor in the same rounds: when two questions were answered, all that was
 /// there before the first is in memory, or stays in the socket for lack of room.
-pub(super) async fn save(monitor: &Path, file: &Path, deadline: Duration) -> Result<(), VmError> {
-    let arguments = json!({ "filename": file, "live": true });
+pub(super) async fn save(monitor: &Path, file: &File, deadline: Duration) -> Result<(), VmError> {
     qmp::converse(monitor, "save", deadline, async |qmp| {
         for _ in 0..2 {
             qmp.execute("query-status", None).await?;
         }
-        qmp.execute("xen-save-devices-state", Some(arguments)).await
+        let set = qmp.add_fd(file, NAME).await?;
+        let arguments = json!({ "filename": format!("/dev/fdset/{set}"), "live": true });
+        let saved = qmp.execute("xen-save-devices-state", Some(arguments)).await;
+        qmp.execute("remove-fd", Some(json!({ "fdset-id": set }))).await?;
+        saved.map(|_| ())
     })
     .await
-    .map(|_| ())
 }
 
 /// The version of QEMU that runs.

@@ -10,6 +10,7 @@ mod migrate;
 mod qemu;
 mod qmp;
 mod uml;
+mod usb;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -25,6 +26,7 @@ use crate::spec::VmSpec;
 
 pub use qemu::translations_mib;
 pub(crate) use qemu::{PROGRAM as QEMU_PROGRAM, accelerator_args as qemu_accelerator_args};
+pub use usb::UsbBus;
 
 /// Every hypervisor.
 static HYPERVISORS: &[&dyn Hypervisor] = &[&uml::Uml, &qemu::Qemu];
@@ -145,6 +147,20 @@ pub struct Capabilities {
 pub struct HostFacts {
     /// Frequency of the time stamp counter in kHz.
     pub tsc_khz: u64,
+    /// Whom a process becomes that can give up the rights of root; `None`: it keeps what it has.
+    #[serde(default)]
+    pub user: Option<User>,
+}
+
+/// Whom a process becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Its only group.
+    pub gid: u32,
+    /// How QEMU is told: by `-run-with` (9.1 and later), else by `-runas`.
+    pub run_with: bool,
 }
 
 /// What runs a VM.
@@ -207,11 +223,11 @@ pub trait Hypervisor: Send + Sync {
         Err(no_clones(self.name(), paths))
     }
 
-    /// Writes the state of a paused VM's devices to a new file, without its RAM. Only for those that have snapshots.
+    /// Writes the state of a paused VM's devices to an empty file, open for writing only, without its RAM. Only for those that have snapshots.
     ///
     /// # Errors
     /// When the monitor does not answer within the deadline, or refuses.
-    async fn save(&self, paths: &VmPaths, _file: &Path, _deadline: Duration) -> Result<(), VmError> {
+    async fn save(&self, paths: &VmPaths, _file: &File, _deadline: Duration) -> Result<(), VmError> {
         Err(no_clones(self.name(), paths))
     }
 
@@ -221,6 +237,11 @@ pub trait Hypervisor: Send + Sync {
     /// When the monitor does not answer within the deadline, or the state does not fit the machine.
     async fn load(&self, paths: &VmPaths, _file: &File, _deadline: Duration) -> Result<(), VmError> {
         Err(no_clones(self.name(), paths))
+    }
+
+    /// Its USB devices, where it has USB.
+    fn usb(&self) -> Option<&dyn UsbBus> {
+        None
     }
 
     /// Machine and processor of a VM in words: what the state of its devices depends on beside the specification.
@@ -297,6 +318,9 @@ fn check(spec: &VmSpec, hypervisor: &dyn Hypervisor, start: Start<'_>) -> Result
     if start != Start::Boot && !can.clones {
         return bad(format!("{name} makes no clones"));
     }
+    if spec.usb && hypervisor.usb().is_none() {
+        return bad(format!("{name} has no USB: give it `hypervisor qemu`"));
+    }
     if spec.memory_bytes == 0 {
         return bad("memory of 0 bytes: give it some, like 64M".to_owned());
     }
@@ -342,6 +366,7 @@ mod tests_support {
             root: RootFs::Initrd("/i/initrd".into()),
             cmdline: "rdinit=/init quiet".to_owned(),
             acpi: true,
+            usb: false,
             lpj: Some(42),
             merge: crate::spec::Merge::Off,
             nics: (0..nics)

@@ -17,6 +17,9 @@
 //!   and loads the state of the devices as if it came from another host ("migration"), without kernel and command
 //!   line, which the guest's RAM holds. Template and clone have the same machine. The template's interfaces have no
 //!   other end, and so the same features as those of a tap without `IFF_VNET_HDR`.
+//! - QEMU starts as root and opens what it is told to (kernel, RAM, KVM), then becomes a user without rights, before it
+//!   serves its monitor. What it gets later it gets as a descriptor.
+//! - A USB controller, for cameras, is on PCI, which the other VMs do without.
 //! - `-no-reboot` and `panic=-1`: a guest that panics or reboots ends its process, which is how the agent learns of it.
 
 use std::ffi::OsString;
@@ -28,7 +31,7 @@ use async_trait::async_trait;
 
 use super::{
     CONSOLE_SOCKET, CONTROL_SOCKET, Capabilities, CommandLine, Endpoint, FdRole, HostFacts, Hypervisor, MONITOR_SOCKET,
-    Program, Start, check, fd_number, migrate, qmp,
+    Program, Start, UsbBus, check, fd_number, migrate, qmp, usb, usb::PORTS,
 };
 use crate::error::VmError;
 use crate::paths::VmPaths;
@@ -70,8 +73,13 @@ fn processor(accelerator: Accelerator) -> &'static str {
 }
 
 /// The machine that fits the kernel. Without ACPI a guest measures its clock with the PIT and reads the time from the RTC.
+/// A USB controller is on PCI, and Debian's full kernel does not come up on that without the old devices.
 fn machine(spec: &VmSpec) -> &'static str {
-    if spec.acpi { "microvm,acpi=on,pit=off,pic=off,rtc=off" } else { "microvm,acpi=off,pit=on,pic=on,rtc=on" }
+    match (spec.usb, spec.acpi) {
+        (true, _) => "microvm,acpi=on,pcie=on,rtc=on,pit=on,pic=on",
+        (false, true) => "microvm,acpi=on,pit=off,pic=off,rtc=off",
+        (false, false) => "microvm,acpi=off,pit=on,pic=on,rtc=on",
+    }
 }
 
 #[async_trait]
@@ -98,6 +106,10 @@ impl Hypervisor for Qemu {
         start: Start<'_>,
     ) -> Result<CommandLine, VmError> {
         check(spec, self, start)?;
+        if spec.usb && !spec.acpi {
+            let problem = "its kernel has no ACPI, by which USB is found: give it an image with USB".to_owned();
+            return Err(VmError::BadSpec { vm: spec.label(), problem });
+        }
         let accelerator = spec.accelerator.unwrap_or(Accelerator::Tcg);
         let mut fds = vec![FdRole::ControlListener, FdRole::ConsoleListener, FdRole::MonitorListener];
         if !matches!(start, Start::Template { .. }) {
@@ -130,6 +142,13 @@ impl Hypervisor for Qemu {
         add(&["-device", "isa-serial,chardev=console"]);
         add(&["-chardev", &listener("monitor", fd(FdRole::MonitorListener))]);
         add(&["-mon", "chardev=monitor,mode=control"]);
+        if let Some(user) = host.user {
+            let who = format!("{}:{}", user.uid, user.gid);
+            if user.run_with { add(&["-run-with", &format!("user={who}")]) } else { add(&["-runas", &who]) }
+        }
+        if spec.usb {
+            add(&["-device", &format!("qemu-xhci,id={},p2={PORTS},p3={PORTS}", usb::CONTROLLER)]);
+        }
         for (index, nic) in spec.nics.iter().enumerate() {
             let mut device = format!("virtio-net-device,mac={}", nic.mac_text());
             if fds.contains(&FdRole::Tap(index)) {
@@ -203,12 +222,16 @@ impl Hypervisor for Qemu {
         migrate::thaw(&paths.socket(MONITOR_SOCKET)?, state, deadline).await
     }
 
-    async fn save(&self, paths: &VmPaths, file: &Path, deadline: Duration) -> Result<(), VmError> {
+    async fn save(&self, paths: &VmPaths, file: &File, deadline: Duration) -> Result<(), VmError> {
         migrate::save(&paths.socket(MONITOR_SOCKET)?, file, deadline).await
     }
 
     async fn load(&self, paths: &VmPaths, file: &File, deadline: Duration) -> Result<(), VmError> {
         migrate::load(&paths.socket(MONITOR_SOCKET)?, file, deadline).await
+    }
+
+    fn usb(&self) -> Option<&dyn UsbBus> {
+        Some(self)
     }
 
     fn machine(&self, spec: &VmSpec) -> String {
@@ -263,6 +286,7 @@ fn escape(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::User;
     use super::super::tests_support::{paths, spec, text};
     use super::*;
 
@@ -270,7 +294,13 @@ mod tests {
     fn command(spec: &VmSpec, start: Start<'_>) -> String {
         text(
             &Qemu
-                .command(spec, &paths(), Path::new("/usr/bin/qemu"), &HostFacts { tsc_khz: 2_445_430 }, start)
+                .command(
+                    spec,
+                    &paths(),
+                    Path::new("/usr/bin/qemu"),
+                    &HostFacts { tsc_khz: 2_445_430, user: None },
+                    start,
+                )
                 .unwrap(),
         )
     }
@@ -326,6 +356,27 @@ mod tests {
             text.contains("-M microvm,acpi=off,pit=on,pic=on,rtc=on,mem-merge=off ") && text.contains("tsc_early"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_vm_with_usb_has_a_controller_on_pci() {
+        let text = command(&VmSpec { usb: true, ..spec("qemu", 0) }, Start::Boot);
+        assert!(text.contains("-M microvm,acpi=on,pcie=on,rtc=on,pit=on,pic=on,mem-merge=off "), "{text}");
+        assert!(text.contains("-device qemu-xhci,id=usb,p2=15,p3=15 ") && text.contains("tsc_early_khz"), "{text}");
+        let bad = VmSpec { usb: true, acpi: false, ..spec("qemu", 0) };
+        let facts = HostFacts { tsc_khz: 0, user: None };
+        let error = Qemu.command(&bad, &paths(), Path::new("/q"), &facts, Start::Boot).err();
+        assert!(error.is_some_and(|error| error.to_string().contains("no ACPI")));
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn every_version_is_told_whom_to_become() {
+        for (run_with, words) in [(false, " -runas 70:71 "), (true, " -run-with user=70:71 ")] {
+            let facts = HostFacts { tsc_khz: 0, user: Some(User { uid: 70, gid: 71, run_with }) };
+            let text = text(&Qemu.command(&spec("qemu", 0), &paths(), Path::new("/q"), &facts, Start::Boot).unwrap());
+            assert!(text.contains(words), "{text}");
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! QEMU's monitor protocol: JSON objects, one a line. QEMU greets, the client says `qmp_capabilities`, then each command
 //! is answered by `return` or `error`; events come in between. A connection is made for one conversation: the monitor
-//! serves one client at a time, and a held connection would keep everyone else out.
+//! serves one client at a time, and a held connection would keep everyone else out. Conversations with one monitor take
+//! turns here: QEMU would obey what a client has said that waited for its greeting, was given up and has gone.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -18,6 +21,21 @@ use crate::error::VmError;
 
 /// Longest line taken; answers to the commands used here are far shorter.
 const MAX_LINE: u64 = 1 << 20;
+
+/// Whose turn it is at the monitors that are talked to now, by their paths.
+static TURNS: LazyLock<Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>> = LazyLock::new(Mutex::default);
+
+/// The turn at a monitor.
+fn turn(path: &Path) -> Arc<tokio::sync::Mutex<()>> {
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(turn) = turns.get(path).and_then(Weak::upgrade) {
+        return turn;
+    }
+    turns.retain(|_, turn| turn.strong_count() > 0);
+    let turn = Arc::default();
+    turns.insert(path.to_owned(), Arc::downgrade(&turn));
+    turn
+}
 
 /// Connects, runs one command without arguments and gives its `return`.
 ///
@@ -37,7 +55,9 @@ pub(super) async fn converse<T>(
     deadline: Duration,
     talk: impl AsyncFnOnce(&mut Qmp) -> Result<T, QmpError>,
 ) -> Result<T, VmError> {
+    let turn = turn(path);
     let conversation = async {
+        let _turn = turn.lock().await;
         let mut qmp = Qmp::connect(path).await?;
         talk(&mut qmp).await
     };
@@ -92,9 +112,40 @@ impl Qmp {
         Ok(self.stream.write_all(&line(command, arguments)).await?)
     }
 
+    /// Sends a command and waits for its answer and for an event that `wanted` takes, whichever is first.
+    pub(super) async fn execute_until(
+        &mut self,
+        command: &str,
+        arguments: Option<Value>,
+        wanted: impl Fn(&str, &Value) -> bool,
+    ) -> Result<(), QmpError> {
+        self.send(command, arguments).await?;
+        let (mut answered, mut seen) = (false, false);
+        while !(answered && seen) {
+            let said = self.read().await?;
+            refuse(&said)?;
+            let name = said.get("event").and_then(Value::as_str).unwrap_or_default();
+            answered |= said.get("return").is_some();
+            seen |= wanted(name, said.get("data").unwrap_or(&Value::Null));
+        }
+        Ok(())
+    }
+
     /// Gives the monitor a descriptor under a name (`getfd`).
     pub(super) async fn give(&mut self, fd: impl AsFd, name: &str) -> Result<(), QmpError> {
-        let line = line("getfd", Some(json!({ "fdname": name })));
+        self.send_with("getfd", json!({ "fdname": name }), fd).await.map(|_| ())
+    }
+
+    /// Gives the monitor a descriptor that QEMU opens as `/dev/fdset/N` (`add-fd`); gives N. `note` is what
+    /// `query-fdsets` says of it.
+    pub(super) async fn add_fd(&mut self, fd: impl AsFd, note: &str) -> Result<u64, QmpError> {
+        let added = self.send_with("add-fd", json!({ "opaque": note }), fd).await?;
+        let number = added.get("fdset-id").and_then(Value::as_u64);
+        number.ok_or_else(|| QmpError::Refused(format!("no number in \"{added}\"")))
+    }
+
+    async fn send_with(&mut self, command: &str, arguments: Value, fd: impl AsFd) -> Result<Value, QmpError> {
+        let line = line(command, Some(arguments));
         let stream = self.stream.get_ref();
         // A whole line at once: it is short, and the socket's buffer is empty, as everything was answered.
         let sent = stream.async_io(Interest::WRITABLE, || {
@@ -105,7 +156,7 @@ impl Qmp {
         if sent.await? != line.len() {
             return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
-        self.answer().await.map(|_| ())
+        self.answer().await
     }
 
     /// The answer to the oldest command that has none; events before it are passed over.

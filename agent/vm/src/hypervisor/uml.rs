@@ -139,7 +139,13 @@ mod tests {
     #[allow(clippy::unwrap_used)]
     fn the_command_line_names_every_descriptor_that_is_passed() {
         let command = Uml
-            .command(&spec("uml", 2), &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot)
+            .command(
+                &spec("uml", 2),
+                &paths(),
+                Path::new("/i/linux"),
+                &HostFacts { tsc_khz: 1, user: None },
+                Start::Boot,
+            )
             .unwrap();
         assert_eq!(
             text(&command),
@@ -156,8 +162,9 @@ mod tests {
     #[allow(clippy::unwrap_used)]
     fn a_shared_root_is_a_read_only_disk() {
         let shared = VmSpec { root: RootFs::Erofs("/i/root".into()), ..spec("uml", 0) };
-        let command =
-            Uml.command(&shared, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot).unwrap();
+        let command = Uml
+            .command(&shared, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1, user: None }, Start::Boot)
+            .unwrap();
         let text = text(&command);
         assert!(text.contains(" ubd0r=/i/root root=/dev/ubda rootfstype=erofs ro init=/init "), "{text}");
         assert!(!text.contains("initrd="), "{text}");
@@ -166,7 +173,9 @@ mod tests {
     #[test]
     fn two_processors_are_refused() {
         let two = VmSpec { cpus: 2, ..spec("uml", 0) };
-        let error = Uml.command(&two, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1 }, Start::Boot).err();
+        let error = Uml
+            .command(&two, &paths(), Path::new("/i/linux"), &HostFacts { tsc_khz: 1, user: None }, Start::Boot)
+            .err();
         assert!(error.is_some_and(|error| error.to_string().contains("2 cpus: uml takes 1 to 1")));
     }
 }

@@ -34,6 +34,17 @@ pub enum SnapshotError {
         /// Its hypervisor.
         hypervisor: String,
     },
+    /// A camera is in it.
+    #[error(
+        "{vm} has cameras in it ({cameras}), and what a camera holds cannot be in a snapshot: detach them first (`fleet usb \
+         detach CAMERA`), and attach them again after"
+    )]
+    HasCameras {
+        /// `experiment.vm`.
+        vm: String,
+        /// Their ids.
+        cameras: String,
+    },
     /// The VM is not what it was.
     #[error("{vm} has changed since its snapshot \"{name}\" was taken ({what}): it cannot go on from that")]
     Changed {

@@ -38,9 +38,10 @@ use crate::host::subdirectories;
 use crate::hypervisor;
 use crate::paths::safe_name;
 use crate::spec::VmSpec;
+use crate::versions::Versions;
 use chunks::Chunks;
 pub use error::SnapshotError;
-use platform::{Platform, Versions};
+use platform::Platform;
 pub use quota::SnapshotQuota;
 
 /// Grows when the meaning of a manifest's field changes.
@@ -222,7 +223,7 @@ impl SnapshotStore {
             }
         }
         let Some(was) = manifest.platform else { return Ok(()) };
-        let now = self.versions.of(spec).await?;
+        let now = Platform::now(&self.versions, spec).await?;
         if was != now {
             let (vm, name) = (spec.label(), name.to_owned());
             return Err(SnapshotError::OtherPlatform { vm, name, was: was.to_string(), now: now.to_string() });
@@ -245,6 +246,7 @@ impl SnapshotStore {
             (was.cpus == spec.cpus, "its processors"),
             (was.nics == spec.nics, "its interfaces"),
             (was.kernel == spec.kernel && was.acpi == spec.acpi, "its kernel"),
+            (was.usb == spec.usb, "its USB controller"),
         ];
         match same.into_iter().find(|(same, _)| !same) {
             Some((_, what)) => Err(SnapshotError::Changed { vm, name, what }),

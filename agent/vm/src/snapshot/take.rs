@@ -4,11 +4,14 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::memory::Memory;
 use super::{MONITOR_DEADLINE, Manifest, Platform, SnapshotError, SnapshotStore, VERSION, supported};
 use crate::error::VmError;
 use crate::machine::Machine;
 use crate::spec::VmSpec;
+use crate::usb::UsbError;
 
 /// For a guest to say who it is; it does so when it has come up.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,6 +34,7 @@ impl Machine {
     async fn take(&self, store: &Arc<SnapshotStore>, name: &str) -> Result<(), SnapshotError> {
         let spec = self.spec().clone();
         supported(&spec)?;
+        let _cameras = self.without_cameras().await?;
         let _place = store.turn(&spec).await?;
         let _room = match store.promise(&spec) {
             Err(SnapshotError::NoSpace { .. } | SnapshotError::OverQuota { .. }) => {
@@ -68,6 +72,23 @@ impl Machine {
         Ok(written.map_err(|error| VmError::io("cannot write", &store.dir)(std::io::Error::other(error)))??)
     }
 
+    /// Keeps cameras out while a snapshot is taken. A device of the host, or behind a stream, has a state of its own, which
+    /// is not in the VM and would be another one when the VM goes on from here.
+    async fn without_cameras(&self) -> Result<Option<OwnedMutexGuard<()>>, SnapshotError> {
+        if !self.spec().usb {
+            return Ok(None);
+        }
+        let turn = self.usb_turn().lock_owned().await;
+        let cameras = self.usb_devices().await.map_err(|error| match error {
+            UsbError::Vm(error) => error,
+            error => VmError::BadSpec { vm: self.spec().label(), problem: error.to_string() },
+        })?;
+        if cameras.is_empty() {
+            return Ok(Some(turn));
+        }
+        Err(SnapshotError::HasCameras { vm: self.spec().label(), cameras: cameras.join(", ") })
+    }
+
     /// Stores memory and devices of a guest that stands still.
     async fn save(
         &self,
@@ -79,7 +100,8 @@ impl Machine {
         let version = hypervisor.version(paths, MONITOR_DEADLINE).await?;
         let platform = Platform::new(hypervisor, &version, spec);
         let file = store.chunks.new_file()?;
-        hypervisor.save(paths, &file, MONITOR_DEADLINE).await?;
+        let writing = fs::File::create(&file).map_err(VmError::io("cannot make", &file))?;
+        hypervisor.save(paths, &writing, MONITOR_DEADLINE).await?;
         let address = hypervisor.ram_address(paths, MONITOR_DEADLINE).await?;
         let (pid, length, saving) = (self.pid(), self.spec().memory_mib() << 20, Arc::clone(store));
         let saved = tokio::task::spawn_blocking(move || {

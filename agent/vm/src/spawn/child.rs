@@ -147,6 +147,11 @@ unsafe extern "C" fn run(plan: *mut Plan) -> ! {
         call(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0]);
         let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         call(libc::SYS_setrlimit, [libc::RLIMIT_CORE as usize, (&raw const no_core) as usize, 0, 0]);
+        // The limit is not root's. The processes of the user that a VM becomes count together, whatever they are for.
+        let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        call(libc::SYS_setrlimit, [libc::RLIMIT_NPROC as usize, (&raw const all) as usize, 0, 0]);
+        // No program that it may ever run gives it rights.
+        call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0]);
         if plan.fixed_addresses {
             call(libc::SYS_personality, [libc::ADDR_NO_RANDOMIZE as usize, 0, 0, 0]);
         }

@@ -38,6 +38,7 @@ pub(crate) struct Shape {
     root: RootFs,
     cmdline: String,
     acpi: bool,
+    usb: bool,
     nics: usize,
 }
 
@@ -53,6 +54,7 @@ impl Shape {
             root: spec.root.clone(),
             cmdline: spec.cmdline.clone(),
             acpi: spec.acpi,
+            usb: spec.usb,
             nics: spec.nics.len(),
         }
     }
@@ -117,7 +119,8 @@ pub(super) fn key(spec: &VmSpec, hashes: &Hashes) -> Result<String, VmError> {
         ..spec.clone()
     };
     let paths = VmPaths::of(run, ram, &nobody);
-    let facts = HostFacts { tsc_khz: 0 };
+    // Nor does it matter whom the process becomes.
+    let facts = HostFacts { tsc_khz: 0, user: None };
     for start in [Start::Template { ram }, Start::Clone { ram }] {
         let command = hypervisor.command(&nobody, &paths, Path::new("/program"), &facts, start)?;
         let args = command.args.iter().map(|arg| arg.to_string_lossy());
@@ -151,6 +154,7 @@ mod tests {
             root: RootFs::Initrd(dir.join("initrd")),
             cmdline: "quiet".to_owned(),
             acpi: true,
+            usb: false,
             lpj: None,
             nics: template_nics(1),
             merge: Merge::Off,
@@ -177,6 +181,7 @@ mod tests {
             VmSpec { cmdline: "quiet x".to_owned(), ..spec.clone() },
             VmSpec { accelerator: Some(Accelerator::Kvm), ..spec.clone() },
             VmSpec { nics: template_nics(2), ..spec.clone() },
+            VmSpec { usb: true, ..spec.clone() },
             VmSpec { kernel: spec.root.path().to_owned(), ..spec.clone() },
         ] {
             assert_ne!(of(&changed), first, "{changed:?}");

@@ -77,12 +77,15 @@ async fn boot_and_freeze(host: &Arc<HostInner>, key: &str, spec: &VmSpec) -> Res
     let macs = spec.nics.iter().map(|nic| nic.mac).collect();
     let ram = making.join("ram");
 
+    let facts = host.facts_for(&spec).await?;
     let starting = Arc::clone(host);
     let begin = Begin::Template { ram: ram.clone() };
-    let launched =
-        tokio::task::spawn_blocking(move || launch::launch(&starting, spec, paths, &[], &begin)).await.map_err(
-            |error| VmError::Template { dir: making.clone(), problem: format!("its start was broken off: {error}") },
-        )??;
+    let launched = tokio::task::spawn_blocking(move || launch::launch(&starting, &facts, spec, paths, &[], &begin))
+        .await
+        .map_err(|error| VmError::Template {
+            dir: making.clone(),
+            problem: format!("its start was broken off: {error}"),
+        })??;
     let parts = launched.parts();
     let (_sender, exit) = watch::channel(None);
     let control = ControlClient::start(parts.clone(), exit);

@@ -2,6 +2,7 @@
 //! part of a test in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, missing_docs)]
 
+pub mod camera;
 pub mod daemon;
 pub mod taps;
 
@@ -145,6 +146,7 @@ pub fn uml(name: &str) -> VmSpec {
         },
         cmdline: files.cmdline.clone(),
         acpi: true,
+        usb: false,
         lpj: None,
         merge: fleet_vm::Merge::Off,
         nics: Vec::new(),
@@ -164,6 +166,11 @@ pub fn qemu(name: &str) -> VmSpec {
         acpi: files.acpi,
         ..uml(name)
     }
+}
+
+/// The same with a USB controller.
+pub fn with_usb(name: &str) -> VmSpec {
+    VmSpec { usb: true, ..qemu(name) }
 }
 
 /// Runs a command in a guest and gives code and output.
