@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::usb::{CAMERA_AND_VM, CAMERA_OR_VM};
+use super::usb::NAMED;
 use super::{Cli, Exit, Failure, output};
 
 /// The generated function first; where a camera or a VM may stand, their names as well.
@@ -52,7 +52,7 @@ fn script(shell: Shell) -> String {
         Shell::Bash => script + BASH,
         Shell::Fish => script + FISH,
         Shell::Zsh => {
-            let named = [CAMERA_AND_VM, CAMERA_OR_VM].iter().fold(script, |script, help| {
+            let named = NAMED.iter().fold(script, |script, help| {
                 script.replace(&format!("{help}:_default"), &format!("{help}:_fleet_words"))
             });
             // After the first line, which says what the file is.
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn cameras_and_vms_are_asked_for_where_they_may_stand() {
-        for (shell, times) in [(Shell::Bash, 2), (Shell::Zsh, 3)] {
+        for (shell, times) in [(Shell::Bash, 2), (Shell::Zsh, 4)] {
             assert_eq!(script(shell).matches("_fleet_words").count(), times, "{shell}");
         }
         assert!(script(Shell::Zsh).starts_with("#compdef fleet\n"));

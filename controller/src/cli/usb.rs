@@ -19,9 +19,7 @@ use super::{Context, Exit, Failure};
 use crate::daemon::{short_port, state_word};
 
 /// Helps of the arguments for which completions ask for names.
-pub const CAMERA_AND_VM: &str = "The camera, and the VM; only the VM with --any";
-/// See [`CAMERA_AND_VM`].
-pub const CAMERA_OR_VM: &str = "The camera, or the VM";
+pub const NAMED: [&str; 3] = ["The camera; with --any the VM", "The VM that is to have it", "The camera, or the VM"];
 
 /// VMs that completions offer at most.
 const OFFERED: usize = 1000;
@@ -80,8 +78,10 @@ pub struct LsArgs {
 
 #[derive(Args, Debug)]
 pub struct AttachArgs {
-    #[arg(help = CAMERA_AND_VM, required = true, num_args = 1..=2, value_names = ["CAMERA", "VM"])]
-    pub names: Vec<String>,
+    #[arg(help = NAMED[0], value_name = "CAMERA")]
+    pub first: String,
+    #[arg(help = NAMED[1], value_name = "VM")]
+    pub vm: Option<String>,
     /// Some free camera of this class
     #[arg(long, value_name = "CLASS", value_parser = ["ptp", "uvc", "mass-storage", "camera"])]
     pub any: Option<String>,
@@ -95,7 +95,7 @@ pub struct AttachArgs {
 
 #[derive(Args, Debug)]
 pub struct DetachArgs {
-    #[arg(help = CAMERA_OR_VM, value_name = "CAMERA|VM")]
+    #[arg(help = NAMED[2], value_name = "CAMERA|VM")]
     pub target: String,
     /// Keep it for its VM, and out of it, until it is attached again
     #[arg(long)]
@@ -308,7 +308,11 @@ async fn watch(context: &Context) -> Result<Exit, Failure> {
     let mut client = connect::connect(context, Start::IfUsed).await?;
     let mut stream = client.watch_cameras(CamerasRequest {}).await?.into_inner();
     let mut told = Told::default();
+    let mut is_first = true;
     while let Some(now) = stream.message().await? {
+        if std::mem::take(&mut is_first) && now.cameras.is_empty() && !context.json {
+            eprintln!("fleet: no camera is there; each change is shown, ctrl-C ends this");
+        }
         let at = output::now_ms();
         for line in told.take(now) {
             output::print(&if context.json { line_json(&line, at) } else { line_text(context, &line, at) });
@@ -345,14 +349,14 @@ fn line_json(line: &Line, at: u64) -> String {
 }
 
 async fn attach(context: &Context, args: &AttachArgs) -> Result<Exit, Failure> {
-    let (camera, vm) = match (args.names.as_slice(), &args.any) {
-        ([camera, vm], None) => (camera.clone(), vm.clone()),
-        ([vm], Some(_)) => (String::new(), vm.clone()),
-        ([_], None) => {
+    let (camera, vm) = match (&args.vm, &args.any) {
+        (Some(vm), None) => (args.first.clone(), vm.clone()),
+        (None, Some(_)) => (String::new(), args.first.clone()),
+        (None, None) => {
             return Err(Failure::usage("which VM is to have the camera?")
                 .help("`fleet usb attach CAMERA VM`, or `--any ptp VM` for some free camera"));
         }
-        _ => {
+        (Some(_), Some(_)) => {
             return Err(
                 Failure::usage("`--any` takes a free camera; do not name one").help("`fleet usb attach --any ptp VM`")
             );

@@ -137,7 +137,7 @@ impl Cameras {
             return Err(CameraError::Silent { host: camera.host, of: called });
         }
         if !self.reaches(&vm.host, &camera.host) {
-            return Err(CameraError::Unreachable { camera: called });
+            return Err(CameraError::Unreachable { camera: called, vm: vm.name.clone() });
         }
         let seen = picture.camera(&camera).filter(|seen| seen.present);
         let Some(seen) = seen else { return Err(CameraError::Absent { camera: called }) };
@@ -382,7 +382,7 @@ impl Cameras {
         let picture = locked(&self.picture).clone();
         let lent = ledger.leases.iter().find(|(_, lease)| lease.holder == holder);
         if let Some((id, _)) = lent {
-            let state = self.views(&[id.clone()]).pop().map(|view| (view.state(), view.detail));
+            let state = self.views(std::slice::from_ref(&id)).pop().map(|view| (view.state(), view.detail));
             let (state, detail) = state.unwrap_or((CameraState::Leased, String::new()));
             let called = called(&picture, &id);
             let colon = if detail.is_empty() { "" } else { ": " };

@@ -81,14 +81,17 @@ pub enum CameraError {
         /// What stands in the way, and the mend.
         detail: String,
     },
-    /// Other hosts cannot reach the controller's own.
+    /// The controller's own host lends no cameras and borrows none.
     #[error(
-        "{camera} is on the controller's own host, which other hosts do not reach\nhelp: attach it to a VM on that host \
-         (`place` in the file), or plug it into a host that has joined"
+        "{camera} and {vm} are on two hosts, one of which is the controller's own: that is no member of the fleet, and lends \
+         and borrows no cameras\nhelp: have the VM run on the camera's host (`place` in its file), or plug the camera into a \
+         host that has joined"
     )]
     Unreachable {
         /// The camera.
         camera: String,
+        /// The VM.
+        vm: String,
     },
     /// The host of the VM did not do it.
     #[error("{camera} was not attached to {vm}: {reason}")]

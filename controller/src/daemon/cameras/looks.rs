@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_core::host_ends_of;
-use fleet_proto::v1::{CamerasReply, Member, Outcome};
+use fleet_proto::v1::{CamerasReply, Member};
 use fleet_usb::lease::CameraId;
 use tokio::time::Instant;
 
@@ -149,13 +149,10 @@ impl Cameras {
             end = asking => end,
             () = self.stop.cancelled() => return,
         };
+        // Also one that says it cannot tell now, as an agent that is just beginning: that it has no leases is not said.
         for ended in host_ends_of(names.iter().map(String::as_str), &end) {
-            for host in ended.hosts.iter().filter(|_| ended.outcome == Outcome::Failed) {
-                tracing::debug!(host, reason = ended.reason, "a host looks after no cameras");
-                if answered.insert(host.clone()) {
-                    self.told(host, CamerasReply::default());
-                    self.look_ended(host, true);
-                }
+            for host in ended.hosts.iter().filter(|host| !answered.contains(*host)) {
+                tracing::debug!(host, reason = ended.reason, "a host does not say which cameras it has");
             }
         }
         for host in names.iter().filter(|name| !answered.contains(*name)) {

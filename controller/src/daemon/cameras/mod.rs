@@ -186,9 +186,11 @@ impl Cameras {
         self.members(Some(&BTreeSet::from([name.to_owned()]))).pop()
     }
 
-    /// Whether a host can be lent the cameras of another. Nobody reaches the controller's own host by its local socket.
+    /// Whether a host can be lent the cameras of another. The agent of the controller's own host is reached by its local
+    /// socket only, and has no key to reach others with.
     fn reaches(&self, at: &str, of: &str) -> bool {
-        at == of || self.hosts.address(of).is_some_and(|address| !address.starts_with(LOCAL))
+        let is_member = |host| self.hosts.address(host).is_some_and(|address| !address.starts_with(LOCAL));
+        at == of || (is_member(at) && is_member(of))
     }
 
     /// All cameras, as they are known now.
