@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 
-use crate::cameras::Cameras;
+use crate::cameras::{Cameras, StoreError};
 use crate::config::AgentConfig;
 use crate::epoch::{Epoch, EpochError};
 use crate::experiment::{Experiment, Surroundings};
@@ -45,6 +45,9 @@ pub enum AgentError {
     /// The generations that it acted on are not to be had.
     #[error(transparent)]
     Generations(#[from] GenerationError),
+    /// What it knew of cameras is not to be had.
+    #[error(transparent)]
+    Cameras(#[from] StoreError),
     /// The log of operations is not to be had.
     #[error(transparent)]
     Log(#[from] fleet_tree::LogError),
@@ -67,7 +70,7 @@ pub struct Agent {
     snapshots: Arc<SnapshotStore>,
     vms: VmHost,
     ksm: OnceCell<Regulator>,
-    cameras: OnceCell<Cameras>,
+    cameras: OnceCell<Arc<Cameras>>,
     probed: OnceCell<Probed>,
     /// With the first image that came to a host that had none.
     probed_again: OnceCell<Probed>,
@@ -127,7 +130,7 @@ impl Agent {
         let demand = merging::demand(&agent);
         agent.ksm.get_or_init(|| async { Regulator::start(KsmConfig::default(), demand) }).await;
         // The VMs that have some are known now.
-        agent.cameras.get_or_init(|| Cameras::start(&agent)).await;
+        agent.cameras.get_or_try_init(|| Cameras::start(&agent)).await?;
         let sampling = sampling::start(&agent)?;
         locked(&agent.tasks).push(sampling);
         // The probe runs guests; nobody should wait for it who does not need it.
@@ -160,7 +163,7 @@ impl Agent {
     }
 
     /// What looks after cameras; `None` while the agent looks for what an earlier one left.
-    pub fn cameras(&self) -> Option<&Cameras> {
+    pub fn cameras(&self) -> Option<&Arc<Cameras>> {
         self.cameras.get()
     }
 

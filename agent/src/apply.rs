@@ -232,6 +232,9 @@ async fn carry_out(agent: &Arc<Agent>, experiment: &Arc<Experiment>, prepared: P
     while let Some((ended, slot, stop)) = removals.next().await {
         if ended != Ended::Ok {
             kept_wrong.push(Arc::clone(&slot));
+        } else if stop && let Some(cameras) = agent.cameras() {
+            let gone = |of: &str, vm: &str| of == experiment.name() && vm == slot.name();
+            cameras.release(gone, "its VM is not wanted any more").await;
         }
         if stop || ended != Ended::Ok {
             report.ended(slot.name(), ended, counts).await;

@@ -149,6 +149,7 @@ impl Experiment {
     /// Exchanges its VMs.
     pub fn set_slots(&self, slots: Slots) {
         *locked(&self.slots) = Arc::new(slots);
+        self.around.hub.move_on();
     }
 
     /// What is in force here; `None` before the first apply.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use fleet_proto::v1::{Event, TelemetryBatch};
 use fleet_telemetry::{EventOutbox, EventReader, Fanout, QueueReceiver, Recorded, WhenFull};
+use tokio::sync::watch;
 
 /// Events that wait for a controller to store them.
 const OUTBOX: usize = 50_000;
@@ -19,6 +20,7 @@ pub struct Hub {
     count: AtomicU64,
     samples: Fanout,
     outbox: EventOutbox,
+    moved: watch::Sender<u64>,
 }
 
 impl Hub {
@@ -30,6 +32,7 @@ impl Hub {
             count: AtomicU64::new(0),
             samples: Fanout::new(),
             outbox: EventOutbox::new(OUTBOX),
+            moved: watch::Sender::new(0),
         }
     }
 
@@ -49,6 +52,16 @@ impl Hub {
             metrics::counter!(crate::metric_definitions::EVENTS_LOST).increment(1);
         }
         self.samples.publish(&TelemetryBatch { ts_ms: event.ts_ms, events: vec![event], ..TelemetryBatch::default() });
+    }
+
+    /// A VM of this host is in another state, or there is another set of them.
+    pub fn move_on(&self) {
+        self.moved.send_modify(|count| *count += 1);
+    }
+
+    /// Counts changes of the states of VMs.
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// Gives samples to every reader. Never waits.

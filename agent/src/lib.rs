@@ -48,11 +48,12 @@ mod wave;
 
 pub use admit::{RESERVE, overhead};
 pub use agent::{Agent, AgentError};
-pub use cameras::{CamerasConfig, camera_server};
+pub use cameras::CamerasConfig;
 pub use config::AgentConfig;
 pub use epoch::{Epoch, EpochError};
 pub use experiment::any_remembered;
 pub use fleet_net::VXLAN_PORT;
 pub use fleet_tree::fold_names;
+pub use fleet_usbexport::ServerAddress;
 pub use membership::{IDENTITY_FILE, JoinArgs, Membership, MembershipError, Prepared, prepare};
 pub use service::router;

@@ -1,13 +1,15 @@
-//! The task that measures: every few seconds the host, each VM and each port.
+//! The task that measures: every few seconds the host, each VM, each port, and each camera that is redirected.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use fleet_proto::v1::TelemetryBatch;
 use fleet_telemetry::{LinkCounters, PortTarget, Roots, Sampler, Usage, VmSource, VmTarget};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::agent::{Agent, AgentError};
+use crate::hub::now_ms;
 use crate::slot::Slot;
 use crate::{merging, metric_definitions};
 
@@ -91,6 +93,10 @@ async fn sample(agent: &Arc<Agent>, mut sampler: Sampler) -> Option<Sampler> {
             }
         }
         Err(error) => tracing::warn!(%error, "a sample is missing"),
+    }
+    let cameras = agent.cameras().map(|cameras| cameras.samples()).unwrap_or_default();
+    if !cameras.is_empty() {
+        agent.hub.publish(&TelemetryBatch { ts_ms: now_ms(), cameras, ..TelemetryBatch::default() });
     }
     Some(sampler)
 }

@@ -30,7 +30,7 @@ pub fn router(agent: Arc<Agent>) -> tonic::transport::server::Router {
     grpc::keepalive(tonic::transport::Server::builder()).add_service(service(agent)).add_service(grpc::service(node))
 }
 
-/// What is served to members of the fleet: sessions and streams to the controller only, waves to every agent.
+/// What is served to members of the fleet: sessions and streams to the controller only, cameras to agents, waves to both.
 pub(crate) fn remote_router(
     server: tonic::transport::Server,
     agent: Arc<Agent>,
@@ -38,8 +38,9 @@ pub(crate) fn remote_router(
 ) -> tonic::transport::server::Router {
     let node = agent.nodes().add(&agent, Arc::new(GrpcLink::new(ToMembers(connector))));
     let tree = InterceptedService::new(grpc::service(node), require(&[Role::Controller, Role::Agent]));
+    let cameras = agent.cameras().map(|cameras| crate::cameras::service(Arc::clone(cameras)));
     let own = InterceptedService::new(service(agent), require(&[Role::Controller]));
-    grpc::keepalive(server).add_service(own).add_service(tree)
+    grpc::keepalive(server).add_service(own).add_service(tree).add_optional_service(cameras)
 }
 
 fn service(agent: Arc<Agent>) -> AgentServer<Service> {

@@ -62,6 +62,11 @@ async fn remove_entered(agent: &Arc<Agent>, experiment: &Arc<Experiment>, report
         problems.extend(experiment.forget().err().map(|error| format!("its folder: {error}")));
     }
     merging::tell(agent);
+    if let Some(cameras) = agent.cameras() {
+        let left: Vec<&str> = stuck.iter().map(|slot| slot.name()).collect();
+        let gone = |of: &str, vm: &str| of == experiment.name() && !left.contains(&vm);
+        cameras.release(gone, "its VM is gone").await;
+    }
     let gone = stuck.is_empty() && problems.is_empty();
     experiment.set_slots(Slots::new(stuck));
     let ended =

@@ -4,7 +4,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use fleet_agent::CamerasConfig;
+use fleet_agent::{CamerasConfig, ServerAddress};
 use fleet_vm::SnapshotQuota;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -104,7 +104,7 @@ pub struct Overrides {
     /// `--underlay`.
     pub underlay: Option<String>,
     /// `--camera-server`, beside those of the file.
-    pub camera_servers: Vec<String>,
+    pub camera_servers: Vec<ServerAddress>,
 }
 
 /// The settings in force.
@@ -337,9 +337,13 @@ mod tests {
     #[test]
     fn cameras_of_the_file_and_the_command_line_are_put_together() {
         let text = "[cameras]\nexclude = [\"18d1:4ee2\"]\nservers = [\"unix:/run/a\", \"h:1\"]";
-        let overrides = Overrides { camera_servers: vec!["h:1".into(), "unix:/run/b".into()], ..Overrides::default() };
+        let overrides = Overrides {
+            camera_servers: vec!["h:1".parse().unwrap(), "unix:/run/b".parse().unwrap()],
+            ..Overrides::default()
+        };
         let cameras = load(text, overrides).unwrap().cameras;
-        assert_eq!(cameras.servers, ["unix:/run/a", "h:1", "unix:/run/b"]);
+        let servers: Vec<_> = cameras.servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["unix:/run/a", "h:1", "unix:/run/b"]);
         assert_eq!(cameras.exclude.len(), 1);
         for (wrong, word) in
             [("include = [\"nikon\"]", "04b0:0428"), ("servers = [\"cam\"]", "HOST:PORT"), ("server = []", "servers")]

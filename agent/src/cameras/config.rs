@@ -9,6 +9,7 @@
 //! ```
 
 use fleet_usb::{Look, SharedSerial, VidPid};
+use fleet_usbexport::{ExportError, ServerAddress};
 use serde::Deserialize;
 
 /// Which devices are cameras, and which cameras are elsewhere than on a port.
@@ -22,7 +23,7 @@ pub struct CamerasConfig {
     /// Serial numbers that more than one device says: such a camera is known by its port.
     pub shared_serials: Vec<SharedSerial>,
     /// usbredir servers with one camera behind each: "unix:PATH" or "HOST:PORT".
-    pub servers: Vec<String>,
+    pub servers: Vec<ServerAddress>,
     /// Where devices and processes are looked up; others only in tests.
     pub look: Look,
 }
@@ -48,7 +49,11 @@ impl TryFrom<Raw> for CamerasConfig {
             include: ids(raw.include)?,
             exclude: ids(raw.exclude)?,
             shared_serials: raw.shared_serials.iter().map(|text| shared_serial(text)).collect::<Result<_, _>>()?,
-            servers: raw.servers.iter().map(|text| camera_server(text)).collect::<Result<_, _>>()?,
+            servers: raw
+                .servers
+                .iter()
+                .map(|text| text.parse().map_err(|error: ExportError| error.to_string()))
+                .collect::<Result<_, _>>()?,
             look: Look::default(),
         })
     }
@@ -62,38 +67,10 @@ fn shared_serial(text: &str) -> Result<SharedSerial, String> {
     Ok(SharedSerial { vendor, serial: serial.to_owned() })
 }
 
-/// Looks at the address of a usbredir server: "unix:PATH" or "HOST:PORT".
-///
-/// # Errors
-/// In words, when it is none.
-pub fn camera_server(text: &str) -> Result<String, String> {
-    let good = match text.strip_prefix("unix:") {
-        Some(path) => path.starts_with('/'),
-        None => text.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0)
-        }),
-    };
-    if good {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("\"{text}\" is no address of a usbredir server; write \"unix:/PATH\" or \"HOST:PORT\""))
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_server_is_a_socket_or_an_address_with_its_port() {
-        for good in ["unix:/run/cam.sock", "192.0.2.7:4000", "[2001:db8::1]:4000", "cam.example:1"] {
-            assert_eq!(camera_server(good).unwrap(), good);
-        }
-        for bad in ["", "unix:", "unix:cam.sock", "/run/cam.sock", "cam", ":4000", "cam:0", "cam:70000", "cam:port"] {
-            assert!(camera_server(bad).unwrap_err().contains("HOST:PORT"), "{bad}");
-        }
-    }
 
     #[test]
     fn a_shared_serial_number_has_its_vendor() {

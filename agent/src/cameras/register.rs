@@ -10,23 +10,7 @@ use std::path::PathBuf;
 
 use fleet_proto::v1::{self, CameraState};
 use fleet_usb::{Camera, Persona, State, VidPid};
-
-/// What a usbredir server shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Behind {
-    /// Vendor and product.
-    pub usb_id: VidPid,
-    /// How it presents itself.
-    pub persona: Persona,
-    /// Its serial number, if it says one.
-    pub serial: Option<String>,
-    /// Its maker, by its own words.
-    pub manufacturer: Option<String>,
-    /// Its name, by its own words.
-    pub model: Option<String>,
-    /// Mbit/s, as the kernel says them.
-    pub speed: String,
-}
+use fleet_usbexport::Seen;
 
 /// Where a camera is, and how it is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +119,7 @@ pub struct Told {
 pub struct Register {
     cameras: BTreeMap<String, Known>,
     /// What was last seen behind each server, and the name that it has.
-    served: Vec<Option<(Behind, String)>>,
+    served: Vec<Option<(Seen, String)>>,
 }
 
 impl Register {
@@ -145,7 +129,7 @@ impl Register {
     }
 
     /// Takes in what is seen now, and says what is to be told. `own` are processes through which the fleet holds cameras.
-    pub fn take(&mut self, local: &[Camera], own: &[u32], servers: &[(String, Option<Behind>)]) -> Vec<Told> {
+    pub fn take(&mut self, local: &[Camera], own: &[u32], servers: &[(String, Option<Seen>)]) -> Vec<Told> {
         let mut now: BTreeMap<String, Known> = BTreeMap::new();
         for camera in local {
             let known = on_port(camera, own);
@@ -155,11 +139,10 @@ impl Register {
         for (number, (address, seen)) in servers.iter().enumerate() {
             let before = self.served.get(number).cloned().flatten();
             let Some(behind) = seen.as_ref().or(before.as_ref().map(|(behind, _)| behind)) else { continue };
-            let natural = behind.serial.as_ref().map(|serial| format!("{:04x}:{serial}", behind.usb_id.vendor));
-            let by_place = format!("{:04x}@{address}", behind.usb_id.vendor);
-            let same = |(known, _): &&(Behind, String)| {
-                (known.usb_id.vendor, &known.serial) == (behind.usb_id.vendor, &behind.serial)
-            };
+            let natural = behind.serial.as_ref().map(|serial| format!("{:04x}:{serial}", behind.id.vendor));
+            let by_place = format!("{:04x}@{address}", behind.id.vendor);
+            let same =
+                |(known, _): &&(Seen, String)| (known.id.vendor, &known.serial) == (behind.id.vendor, &behind.serial);
             let kept = before.as_ref().filter(same).map(|(_, id)| id.clone());
             // Another server's camera that is not looked at yet keeps its name, too.
             let others = self.served.iter().enumerate().filter(|(other, _)| *other != number);
@@ -219,19 +202,21 @@ fn on_port(camera: &Camera, own: &[u32]) -> Known {
     }
 }
 
-fn behind_server(behind: &Behind, id: String, address: &str, number: usize, present: bool) -> Known {
+fn behind_server(behind: &Seen, id: String, address: &str, number: usize, present: bool) -> Known {
+    let malformed = |reason: &String| State::Malformed { reason: reason.clone() };
+    let obstacle = behind.malformed.as_ref().map(malformed);
     Known {
         id,
-        usb_id: behind.usb_id,
+        usb_id: behind.id,
         serial: behind.serial.clone(),
         manufacturer: behind.manufacturer.clone(),
         model: behind.model.clone(),
-        persona: behind.persona,
-        personas: BTreeSet::from([behind.persona]),
+        persona: behind.persona(),
+        personas: BTreeSet::from([behind.persona()]),
         port: address.to_owned(),
         speed: behind.speed.clone(),
         present,
-        obstacle: None,
+        obstacle: obstacle.map(|state| Obstacle { state: state_of(&state), detail: state.to_string() }),
         place: Place::Server(number),
         plugged: 0,
     }
@@ -307,10 +292,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn behind(product: u16, serial: Option<&str>) -> Behind {
-        Behind {
-            usb_id: VidPid { vendor: 0x04b0, product },
-            persona: if product == 0x0428 { Persona::Ptp } else { Persona::MassStorage },
+    fn behind(product: u16, serial: Option<&str>) -> Seen {
+        let class = if product == 0x0428 { 6 } else { 8 };
+        Seen {
+            id: VidPid { vendor: 0x04b0, product },
+            interfaces: vec![(0, fleet_usb::Class { class, subclass: 1, protocol: 1 })],
+            malformed: None,
             serial: serial.map(str::to_owned),
             manufacturer: Some("NIKON".into()),
             model: Some("NIKON DSC D7000".into()),
@@ -322,7 +309,7 @@ mod tests {
         told.iter().map(|told| told.kind).collect()
     }
 
-    fn one(register: &mut Register, seen: Option<Behind>) -> Vec<&'static str> {
+    fn one(register: &mut Register, seen: Option<Seen>) -> Vec<&'static str> {
         kinds(&register.take(&[], &[], &[("unix:/run/a".into(), seen)]))
     }
 
@@ -349,7 +336,7 @@ mod tests {
     fn a_camera_without_a_number_is_known_by_its_server_and_a_twin_takes_no_name() {
         let mut register = Register::default();
         let twin = || Some(behind(0x0428, Some("1")));
-        let servers = |a: Option<Behind>, b: Option<Behind>| [("a:1".to_owned(), a), ("b:1".to_owned(), b)];
+        let servers = |a: Option<Seen>, b: Option<Seen>| [("a:1".to_owned(), a), ("b:1".to_owned(), b)];
         register.take(&[], &[], &servers(None, twin()));
         register.take(&[], &[], &servers(twin(), twin()));
         let at = |register: &Register, id: &str| register.cameras()[id].port.clone();

@@ -38,6 +38,9 @@ pub(super) async fn join(
     stored.write(path)?;
     if moves || before.is_none() {
         about.agent.epoch().reset()?;
+        if let Some(cameras) = about.agent.cameras() {
+            cameras.another_fleet().await;
+        }
     }
     let key = HostKey::from_pem(&stored.key)?;
     let request = JoinRequest {

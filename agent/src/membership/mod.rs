@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use error::MembershipError;
+pub(crate) use wait::Waits;
 
 use crate::agent::Agent;
 use crate::service;
@@ -143,7 +144,11 @@ impl Prepared {
             Credentials::new(Identity::agent(&stored.name)?, &key, membership.certificate()?, membership.ca()?)?;
         let life = Duration::from_millis(membership.not_after_ms.saturating_sub(membership.issued_ms));
         let incoming = incoming(listener, &credentials, Strangers::Refused)?;
-        let router = service::remote_router(server(life), Arc::clone(agent), Connector::new(Arc::clone(&credentials)));
+        let connector = Connector::new(Arc::clone(&credentials));
+        if let Some(cameras) = agent.cameras() {
+            cameras.joined(connector.clone());
+        }
+        let router = service::remote_router(server(life), Arc::clone(agent), connector);
         tracing::info!(host = stored.name, address = %listens, controller = stored.controller, "agent serves its fleet");
         let over = stop.child_token();
         let stopped = over.clone().cancelled_owned();

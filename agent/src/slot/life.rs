@@ -47,6 +47,7 @@ impl Slot {
         if std::mem::take(&mut locked(&self.view).adopted) {
             locked(&self.view).state = state;
             self.state.send_replace(state);
+            around.hub.move_on();
         } else {
             let boot = since.elapsed();
             locked(&self.view).boot_ms = u64::try_from(boot.as_millis()).unwrap_or(u64::MAX);

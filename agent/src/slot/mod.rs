@@ -194,6 +194,7 @@ impl Slot {
             view.last_lines = last_lines.to_vec();
         }
         self.state.send_replace(state);
+        around.hub.move_on();
         let kind = match state {
             VmState::Starting => "vm.starting",
             VmState::Booting => "vm.booting",
@@ -323,6 +324,7 @@ impl Slot {
         }
         self.state.send_replace(VmState::Booting);
         self.live(around, machine, Instant::now());
+        around.hub.move_on();
     }
 
     /// Goes on with what is left of a VM that ended while no agent watched.

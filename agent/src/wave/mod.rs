@@ -4,8 +4,10 @@
 //! |---|---|
 //! | apply, remove, act | followed by their [`Report`]: its steps are progress, its folds the outcomes of the VMs |
 //! | info, list, prove, ksm, snapshots, a dry run | data, as replies |
+//! | cameras, attaching and detaching one | a reply; an outcome of the host ([`cameras`]) |
 //! | exec | on the host or in guests ([`exec`]) |
 
+mod cameras;
 mod exec;
 mod images;
 mod link;
@@ -97,10 +99,9 @@ impl Local for Work {
             Some(task::Task::Piece(piece)) => images::keep(agent, &piece, &job).await,
             Some(task::Task::Image(image)) => images::image(agent, image, &sink).await,
             Some(task::Task::Exec(task)) => exec::run(agent, task, &job, &sink).await,
-            Some(task::Task::Cameras(_)) => reads::cameras(agent, &sink).await,
-            Some(task::Task::AttachCamera(_) | task::Task::DetachCamera(_)) => {
-                LocalEnd::failed("this agent does not attach cameras yet", Vec::new())
-            }
+            Some(task::Task::Cameras(_)) => cameras::list(agent, &sink).await,
+            Some(task::Task::AttachCamera(order)) => cameras::attach(agent, &order).await,
+            Some(task::Task::DetachCamera(order)) => cameras::detach(agent, &order).await,
             None => LocalEnd::failed("the wave has no task that this agent knows; update it", Vec::new()),
         }
     }

@@ -61,15 +61,6 @@ pub async fn ksm(agent: &Arc<Agent>, request: KsmRequest, sink: &Sink) -> LocalE
     LocalEnd::ok(Vec::new())
 }
 
-/// The host's cameras, and the leases of its VMs.
-pub async fn cameras(agent: &Agent, sink: &Sink) -> LocalEnd {
-    let Some(cameras) = agent.cameras() else {
-        return LocalEnd::failed("the agent is starting; try again", Vec::new());
-    };
-    sink.reply(reply::Reply::Cameras(cameras.list().await)).await;
-    LocalEnd::ok(Vec::new())
-}
-
 /// Lists the host's snapshots, or removes some.
 pub async fn snapshots(agent: &Agent, request: SnapshotsRequest, sink: &Sink) -> LocalEnd {
     let SnapshotsRequest { experiment, remove } = request;

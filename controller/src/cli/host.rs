@@ -42,8 +42,8 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDR")]
     underlay: Option<String>,
     /// A usbredir server with a camera behind it, unix:PATH or HOST:PORT; can be repeated
-    #[arg(long = "camera-server", value_name = "ADDR", value_parser = fleet_agent::camera_server)]
-    camera_servers: Vec<String>,
+    #[arg(long = "camera-server", value_name = "ADDR")]
+    camera_servers: Vec<fleet_agent::ServerAddress>,
     /// Rack in which it stands, told when it joins
     #[arg(long, value_name = "RACK", default_value = "", hide_default_value = true)]
     rack: String,

@@ -161,8 +161,8 @@ struct ControllerArgs {
     #[arg(long, value_name = "ADDR")]
     underlay: Option<String>,
     /// A usbredir server with a camera behind it, unix:PATH or HOST:PORT; can be repeated
-    #[arg(long = "camera-server", value_name = "ADDR", value_parser = fleet_agent::camera_server)]
-    camera_servers: Vec<String>,
+    #[arg(long = "camera-server", value_name = "ADDR")]
+    camera_servers: Vec<fleet_agent::ServerAddress>,
     /// Use the agent behind this socket instead of one inside this process
     #[arg(long, value_name = "SOCKET")]
     agent: Option<PathBuf>,
