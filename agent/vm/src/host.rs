@@ -294,7 +294,8 @@ impl HostInner {
                     }
                 }
                 let templates = Arc::clone(&self.templates);
-                let parts = Parts { paths, hypervisor, cgroup, process, pidfd: Arc::new(pidfd), record, templates };
+                let pidfd = Arc::new(pidfd);
+                let parts = Parts { paths, hypervisor, cgroup, process, pidfd, record, templates, adopted: true };
                 return Ok(Adopted::Running(Machine::new(parts, warning)?));
             }
             end_group(cgroup.as_ref(), process).await?; // its helpers may have outlived it

@@ -192,7 +192,7 @@ pub(crate) fn launch(
     record.write(&paths.record())?;
     let pidfd = Arc::new(child.go().map_err(start())?);
     undo.armed = false;
-    Ok(Launched { parts: Some(Parts { paths, hypervisor, cgroup, process, pidfd, record, templates }) })
+    Ok(Launched { parts: Some(Parts { paths, hypervisor, cgroup, process, pidfd, record, templates, adopted: false }) })
 }
 
 /// What can be refused before anything is made.

@@ -52,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) record: Record,
     pub(crate) templates: Arc<Store>,
+    /// An earlier agent had it, whose streams were closed when it died.
+    pub(crate) adopted: bool,
 }
 
 impl Parts {

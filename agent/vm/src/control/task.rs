@@ -78,13 +78,16 @@ impl Task {
     async fn connect_for_ever(&mut self) {
         let (mut wait, mut patience) = (RETRY.0, SILENCE.0);
         let endpoint = self.parts.hypervisor.control();
-        let is_socket = matches!(endpoint, Endpoint::Socket(_));
+        // The first stream to a guest that boots is kept, however long that takes.
+        let mut may_be_stuck = self.parts.adopted;
         loop {
             match self.parts.open(&endpoint).await {
                 Ok(stream) => {
                     let mut session = Session::new(self.link.clone(), self.identity.clone());
-                    let give_up = is_socket.then(|| Instant::now() + patience);
+                    let gives_up = may_be_stuck && matches!(endpoint, Endpoint::Socket(_));
+                    let give_up = gives_up.then(|| Instant::now() + patience);
                     let error = self.serve(&stream, &mut session, give_up).await;
+                    may_be_stuck = true;
                     patience = (patience * 2).min(SILENCE.1);
                     if session.attached {
                         (wait, patience) = (RETRY.0, SILENCE.0);
