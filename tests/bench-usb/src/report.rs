@@ -28,7 +28,8 @@ pub fn section(load: &Load, ways: &[(&str, Figures)]) -> String {
     let mut text = format!(
         "## {TITLE}: a picture of {:.0} MB fetched in a guest\n\n{} Written by `make bench-usb`.\n\nThe real `gphoto2` in an emulated guest of \
          the image `camera` fetches from the camera in software. Medians of {}. The rate is without what a picture of one byte takes. CPU is for \
-         the picture. Seen: the guest has read the camera's serial number, as it is asked again and again. Listed: by `fleet usb ls`, the same.\n\n",
+         the picture. Seen: the guest has read the camera's serial number, as it is asked again and again. Listed: by `fleet usb ls`, the same. Fleet's VMs are nice (10) and the bare one is not, so the machine \
+         has to be idle otherwise.\n\n",
         load.size as f64 / 1e6,
         machine(),
         load.runs,
