@@ -50,6 +50,10 @@ kernels: build ## Build both tiny kernels into the user's cache, if they are not
 	@echo "fleet: building the tiny kernels for the tests, if they are not there (minutes, once)"
 	@$(TARGET)/fleet image build tiny --name tiny-kernels --kernel tiny-uml --kernel tiny-x86
 
+camera-image: build
+	@echo "fleet: building the guest image camera, if it is not there"
+	@$(TARGET)/fleet image build camera
+
 demo: setup build images ## Bring examples/hello.fleet up, look at it, and take it down
 	@deploy/demo.sh $(TARGET)/fleet $(DEMO_ROOT)
 
@@ -62,13 +66,15 @@ lint: ## Formatting and clippy, as `make test` checks them
 unit: ## Only the tests that start no VM and need no root
 	@$(CARGO) test --quiet -p netlang -p fleet-wire -p fleet-telemetry --lib
 
-fuzz: ## Look for inputs that break a promise of the language, for FUZZ_SECONDS
+fuzz: ## Look for inputs that break a promise of the language, or bytes of cameras that break one, for FUZZ_SECONDS each
 	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds $(FUZZ_SECONDS)
+	@$(CARGO) run --quiet --package fleet-usb-fuzz -- --seconds $(FUZZ_SECONDS)
 
 fuzz-short:
 	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds 20
+	@$(CARGO) run --quiet --package fleet-usb-fuzz -- --seconds 20
 
-test: setup build images kernels lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
+test: setup build images camera-image kernels lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
 	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
 
@@ -76,7 +82,7 @@ test-usb-host: setup build ## The path of a camera on a USB port, in a guest tha
 	@FLEET_INIT=$(abspath $(INIT)) $(CARGO) test --quiet --package fleet-usbexport --test usb_host -- --ignored --nocapture \
 	    --exact a_camera_on_a_port_is_found_exported_and_given_to_qemu_by_descriptor
 
-bench: bench-lang bench-boot bench-ksm bench-tree ## Measure everything, and write docs/benchmarks.md
+bench: bench-lang bench-boot bench-ksm bench-tree bench-usb ## Measure everything, and write docs/benchmarks.md
 
 bench-boot: setup release kernels ## Measure the start of N VMs beside a bare loop, and write its section
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --image $(BENCH_IMAGE) \
@@ -97,6 +103,12 @@ bench-ksm: setup kernels ## Measure regulators of KSM on N=200 clones for AFTER=
 BENCH_TREE ?=
 bench-tree: ## Measure what a wave over many hosts costs, and write its section
 	@$(CARGO) run --quiet --release --package fleet-bench-tree -- --out docs/benchmarks.md $(BENCH_TREE)
+
+# Options of the program: bytes of the picture, runs, only the floor.
+BENCH_USB ?=
+bench-usb: setup release camera-image ## Measure what is between a camera and a guest, beside QEMU alone, and write its section
+	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath target/release/fleet) \
+	    $(CARGO) run --quiet --release --package fleet-bench-usb -- --out docs/benchmarks.md $(BENCH_USB)
 
 # The fleet of `make sim`, and where its chance comes from.
 SIM  ?= --hosts 100000 --vms 1000000 --latency 1ms --fail 1% --steps 12

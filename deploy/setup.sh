@@ -16,6 +16,7 @@ needs=(
     /usr/sbin/ip:iproute2
     /usr/bin/curl:curl
     /usr/bin/busybox:busybox
+    /usr/bin/umockdev-run:umockdev
     /usr/bin/make:make
     /usr/bin/ld:binutils
     /usr/bin/flex:flex

@@ -98,7 +98,8 @@ impl AgentService for Service {
         Ok(Response::new(session::logs(log, lines, slot.machine(), follow)))
     }
 
-    async fn telemetry(&self, _: Request<TelemetryRequest>) -> Result<Response<Self::TelemetryStream>, Status> {
+    async fn telemetry(&self, request: Request<TelemetryRequest>) -> Result<Response<Self::TelemetryStream>, Status> {
+        let events_only = request.into_inner().events_only;
         let mut batches = self.agent.hub.subscribe();
         let (sender, receiver) = mpsc::channel(QUEUE);
         let task = tokio::spawn(async move {
@@ -107,7 +108,13 @@ impl AgentService for Service {
                     () = sender.closed() => return,
                     batch = batches.recv() => batch,
                 };
-                let Some(batch) = batch else { return };
+                let Some(mut batch) = batch else { return };
+                if events_only {
+                    batch = TelemetryBatch { ts_ms: batch.ts_ms, events: batch.events, ..TelemetryBatch::default() };
+                    if batch.events.is_empty() {
+                        continue;
+                    }
+                }
                 if sender.send(Ok(batch)).await.is_err() {
                     return;
                 }

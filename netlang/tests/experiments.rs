@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use netlang::{Action, Event, Experiment, KsmMode, Lock, Plan, RenderOptions, Source, design, render};
+use netlang::{Action, Event, Experiment, HypervisorKind, KsmMode, Lock, Plan, RenderOptions, Source, design, render};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -261,7 +261,7 @@ fn properties_of_vms_come_from_their_block_or_from_the_default() {
         "lan l
          default vm { ksm aggressive; console off }
          vm a { on l }
-         vm b { on l; ksm off; console on; needs camera; hypervisor qemu }",
+         vm b { on l; ksm off; console on; needs camera }",
     );
     let of = |path: &str| {
         let group = plan.group(plan.find_group(path).unwrap()).unwrap();
@@ -271,6 +271,8 @@ fn properties_of_vms_come_from_their_block_or_from_the_default() {
     };
     assert_eq!(of("a"), (Some(KsmMode::Aggressive), false, false));
     assert_eq!(of("b"), (Some(KsmMode::Off), true, true));
+    let hypervisor = |path: &str| plan.group(plan.find_group(path).unwrap()).unwrap().hypervisor;
+    assert_eq!((hypervisor("a"), hypervisor("b")), (None, Some(HypervisorKind::Qemu)), "only that one has USB");
 }
 
 /// Lines of an experiment: once, or again and again.

@@ -55,7 +55,7 @@ fn documents_have_the_keys_that_docs_cli_promises() {
     fleet.nothing_is_left("after down --json");
 }
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "up",
     "down",
     "ps",
@@ -70,6 +70,7 @@ const COMMANDS: [&str; 20] = [
     "logs",
     "vm",
     "telemetry",
+    "usb",
     "image",
     "doctor",
     "host",
@@ -107,6 +108,9 @@ fn every_command_has_help_that_fits_a_terminal() {
         let _ = fleet.ok(&[command, "--help"]).says(options);
     }
     let _ = fleet.ok(&["vm", "stop", "--help"]).says(&["--force"]);
+    let _ = fleet.ok(&["usb", "--help"]).says(&["ls", "watch", "attach", "detach"]);
+    let _ = fleet.ok(&["usb", "attach", "--help"]).says(&["--any", "--steal", "--timeout", "fleet usb attach D7000"]);
+    let _ = fleet.ok(&["usb", "detach", "--help"]).says(&["--hold", "CAMERA|VM"]);
     let _ = fleet
         .ok(&["telemetry", "query", "--help"])
         .says(&["--metric", "--since", "--bucket", "--agg", "--events", "--format"]);

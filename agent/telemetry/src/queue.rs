@@ -31,7 +31,7 @@ pub trait Weigh {
 impl Weigh for TelemetryBatch {
     /// The number of samples.
     fn weight(&self) -> usize {
-        self.hosts.len() + self.vms.len() + self.ports.len()
+        self.hosts.len() + self.vms.len() + self.ports.len() + self.cameras.len()
     }
 }
 

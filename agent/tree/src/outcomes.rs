@@ -1,7 +1,7 @@
 //! Outcomes of many targets, folded by (outcome, reason) with the names that ended so.
 //!
-//! Counts are exact whatever is left out of the text: names are cut at a limit, and when there are too many different
-//! reasons, the rest of an outcome goes into one fold of its own.
+//! Counts are exact whatever is left out of the text: names are cut at a limit, those of targets that ended well first,
+//! and when there are too many different reasons, the rest of an outcome goes into one fold of its own.
 
 use std::collections::BTreeMap;
 
@@ -75,19 +75,18 @@ impl Outcomes {
         let mut folds: Vec<_> = self.folds.iter().collect();
         folds.sort_by_key(|((outcome, _), (count, _))| (*outcome, std::cmp::Reverse(*count)));
         let mut room = self.limit;
-        let text = |names: &NameSet| {
-            let text = names.to_text(room);
-            room = room.saturating_sub(text.len());
-            text
-        };
-        let targets: Vec<_> = folds.iter().map(|(_, (_, names))| names).map(text).collect();
-        let all = folds.into_iter().zip(targets).map(|(((outcome, reason), (count, _)), targets)| OutcomeFold {
-            outcome: *outcome,
-            reason: reason.clone(),
-            count: *count,
-            targets,
-        });
-        all.collect()
+        // Whoever reads it asks for those that did not end well: they have the room first.
+        let mut all: Vec<_> = folds
+            .into_iter()
+            .rev()
+            .map(|((outcome, reason), (count, names))| {
+                let targets = names.to_text(room);
+                room = room.saturating_sub(targets.len());
+                OutcomeFold { outcome: *outcome, reason: reason.clone(), count: *count, targets }
+            })
+            .collect();
+        all.reverse();
+        all
     }
 
     fn add_set(&mut self, outcome: i32, reason: &str, count: u32, names: &NameSet) {
@@ -128,6 +127,17 @@ mod tests {
         let lines: Vec<_> = folds.iter().map(|fold| (fold.outcome(), fold.count, fold.targets.as_str())).collect();
         assert_eq!(lines, [(Outcome::Ok, 3, "h[1-3]"), (Outcome::Failed, 1, "h4"), (Outcome::Unknown, 2, "…")]);
         assert_eq!(outcomes.count(), 6);
+    }
+
+    #[test]
+    fn names_of_those_that_ended_well_are_cut_first() {
+        let mut outcomes = Outcomes::of_targets();
+        outcomes.limit = 20;
+        outcomes.add_all(Outcome::Ok, "", ["web[0]", "web[2]", "web[4]", "web[6]"]);
+        outcomes.add_all(Outcome::Failed, "panic", ["web[1]", "web[3]", "web[5]"]);
+        let folds = outcomes.to_folds();
+        let texts: Vec<_> = folds.iter().map(|fold| (fold.count, fold.targets.as_str())).collect();
+        assert_eq!(texts, [(4, "web[0,2] …"), (3, "web[1,3,5]")]);
     }
 
     #[test]

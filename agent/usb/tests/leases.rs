@@ -26,6 +26,36 @@ fn a_camera_has_one_holder_until_it_is_given_back() {
 }
 
 #[test]
+fn a_lease_that_moved_or_was_ended_by_its_host_has_a_higher_epoch_and_one_that_stays_has_not() {
+    let mut leases = Leases::default();
+    let first = leases.acquire(&camera(), "lab/a", 0, false).expect("a lease");
+    let told = |leases: &mut Leases, epoch, to| leases.send(&camera(), epoch, to, true).expect("epochs are left");
+    let there = told(&mut leases, first.epoch, "h1").expect("its own epoch");
+    assert_eq!((there.epoch, there.at.as_str()), (first.epoch, "h1"));
+    assert_eq!(told(&mut leases, first.epoch, "h1"), Some(there.clone()), "told again");
+    let moved = told(&mut leases, first.epoch, "h2").expect("its own epoch");
+    assert!(moved.epoch > there.epoch && moved.at == "h2");
+    assert_eq!(told(&mut leases, first.epoch, "h1"), None, "of the old place");
+    let again = leases.send(&camera(), moved.epoch, "h2", false).expect("epochs are left").expect("its own epoch");
+    assert!(again.epoch > moved.epoch, "its host does not keep the one before");
+    let moved = again;
+    assert!(leases.hold(&camera(), moved.epoch, true) && !leases.hold(&camera(), first.epoch, false));
+    assert!(leases.iter().all(|(id, lease)| id == camera() && lease.held));
+}
+
+#[test]
+fn epochs_that_were_seen_elsewhere_and_those_before_a_restore_are_not_given_again() {
+    let mut leases = Leases::default();
+    leases.seen(40);
+    leases.seen(7);
+    let lease = leases.acquire(&camera(), "lab/a", 0, false).expect("a lease");
+    assert_eq!(lease.epoch, 41);
+    leases.renew(1000).expect("epochs are left");
+    let renewed = leases.get(&camera()).expect("kept");
+    assert!(renewed.epoch > 1000 && renewed.holder == "lab/a");
+}
+
+#[test]
 fn the_d7000_goes_through_its_day() {
     let mut keeper = Keeper::new("lab/a", 7, Persona::Ptp);
     let mut step = |event, phase, act| {

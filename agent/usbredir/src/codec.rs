@@ -136,6 +136,7 @@ pub(crate) fn header_length(both: Option<Caps>) -> usize {
     if both.is_some_and(|caps| caps.has(Caps::IDS_64)) { HEADER_64 } else { HEADER_32 }
 }
 
-fn limit(kind: u32) -> usize {
+/// Bytes behind a header at most, by the type of the packet.
+pub(crate) fn limit(kind: u32) -> usize {
     if kind == decode::BULK { MAX_BODY } else { MAX_SMALL }
 }

@@ -71,6 +71,19 @@ pub(crate) fn packet(kind: u32, body: &[u8], sender: Side, caps: Caps) -> Result
     Ok(packet)
 }
 
+/// Bytes of a bulk packet's head.
+pub(crate) fn bulk_head(caps: Caps) -> usize {
+    if caps.has(Caps::BULK_LENGTH_32) { 10 } else { 8 }
+}
+
+/// Checks a bulk packet of `length` bytes, of which the head at least is there.
+pub(crate) fn bulk(body: &[u8], length: usize, sender: Side, caps: Caps) -> Result<(), RedirError> {
+    let mut fields = Fields { kind: BULK, length, reader: Reader(body) };
+    let head = fields.bulk_head(sender, caps)?;
+    let data = length.checked_sub(bulk_head(caps)).ok_or_else(|| fields.wrong())?;
+    fields.fits(data, head.length, head.endpoint & TO_HOST != 0, sender)
+}
+
 fn may_send(kind: u32, sender: Side, caps: Caps) -> bool {
     match kind {
         DEVICE_CONNECT
@@ -97,6 +110,14 @@ fn may_send(kind: u32, sender: Side, caps: Caps) -> bool {
         CONTROL | BULK | ISO | INTERRUPT => true,
         _ => false,
     }
+}
+
+/// What a bulk packet says before its data.
+struct BulkHead {
+    endpoint: u8,
+    status: Status,
+    stream: u32,
+    length: u32,
 }
 
 /// The fields of one packet, in their order.
@@ -147,11 +168,14 @@ impl Fields<'_> {
     /// The data that a head with this length has: all of it in the direction of the transfer, none the other way.
     fn data(&mut self, length: u32, to_host: bool, sender: Side) -> Result<Vec<u8>, RedirError> {
         let data = self.reader.rest();
-        let expected = if to_host == (sender == Side::Host) { usize::try_from(length).ok() } else { Some(0) };
-        if expected != Some(data.len()) {
-            return Err(self.wrong());
-        }
+        self.fits(data.len(), length, to_host, sender)?;
         Ok(data.to_vec())
+    }
+
+    /// Whether there is as much data as a head with this length has.
+    fn fits(&self, data: usize, length: u32, to_host: bool, sender: Side) -> Result<(), RedirError> {
+        let expected = if to_host == (sender == Side::Host) { usize::try_from(length).ok() } else { Some(0) };
+        if expected == Some(data) { Ok(()) } else { Err(self.wrong()) }
     }
 
     fn packet(&mut self, sender: Side, caps: Caps) -> Result<Packet, RedirError> {
@@ -258,6 +282,12 @@ impl Fields<'_> {
     }
 
     fn bulk(&mut self, sender: Side, caps: Caps) -> Result<Packet, RedirError> {
+        let BulkHead { endpoint, status, stream, length } = self.bulk_head(sender, caps)?;
+        let data = self.data(length, endpoint & TO_HOST != 0, sender)?;
+        Ok(Packet::Bulk { endpoint, status, stream, length, data })
+    }
+
+    fn bulk_head(&mut self, sender: Side, caps: Caps) -> Result<BulkHead, RedirError> {
         let (endpoint, status, low, stream) = (self.u8()?, self.status_of(sender)?, self.u16()?, self.u32()?);
         let high = if caps.has(Caps::BULK_LENGTH_32) { self.u16()? } else { 0 };
         let length = u32::from(high) << 16 | u32::from(low);
@@ -265,8 +295,7 @@ impl Fields<'_> {
         if usize::try_from(length).map_or(true, |length| length > crate::MAX_BODY - 64) {
             return Err(self.value("a length of", length));
         }
-        let data = self.data(length, endpoint & TO_HOST != 0, sender)?;
-        Ok(Packet::Bulk { endpoint, status, stream, length, data })
+        Ok(BulkHead { endpoint, status, stream, length })
     }
 
     fn short(&mut self, sender: Side) -> Result<(u8, Status, u16, Vec<u8>), RedirError> {

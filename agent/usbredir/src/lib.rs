@@ -10,7 +10,7 @@
 //! - [`Packet`]: all packets of the protocol, of both directions.
 //! - [`Codec`]: the state of one end of a connection: bytes in, packets out, and the other way round.
 //! - [`Caps`], capabilities.
-//! - [`Passing`]: what a relay between two others sees of their packets.
+//! - [`Passing`]: what a relay between two others hands on of their packets.
 //! - [`Filter`]: which devices a guest takes, as QEMU's property `filter` says it.
 //!
 //! The other end is not trusted. A packet of more than [`MAX_BODY`] bytes is refused from its header, before anything is

@@ -1,21 +1,24 @@
-//! What goes by between two others: a relay looks at headers, and steps over bodies.
+//! What goes by between two others: a relay hands on whole packets that are right, and nothing else.
 //!
-//! Nothing is stored but a header, and the few bytes of a packet that tells something. What goes by is not checked as
-//! [`Codec`](crate::Codec) checks it: the two ends do that. Only what would make the relay lose its place is an error.
+//! QEMU 7.2 ends itself, and so the VM, when the packet that it reads is wrong and bytes follow (an assertion in
+//! `usbredir_chardev_read`). So what a stranger sends is checked before QEMU sees it: every packet as
+//! [`Codec`](crate::Codec) checks it, of a bulk packet the head, whose data is then handed on as it comes. In a `hello` only
+//! capabilities are left that there are packets for here, so that both ends speak what can be checked.
+//!
+//! Stored is one packet of at most 65,535 bytes with its heads, and of bulk packets the heads.
 
 use crate::caps::Caps;
-use crate::codec::{MAX_BODY, Side, header_length};
+use crate::codec::{Side, header_length, limit};
 use crate::decode;
+use crate::encode;
 use crate::error::RedirError;
 use crate::packet::{DeviceConnect, Packet};
-
-/// Bytes of a `hello` at most: a version and the words of capabilities, of which one is defined.
-const MAX_HELLO: usize = 4096;
+use crate::wire::Reader;
 
 /// What a relay is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Passed {
-    /// The first packet, with the capabilities of its sender.
+    /// The first packet, with the capabilities of its sender that were handed on.
     Hello(Caps),
     /// A device is there.
     DeviceConnect(DeviceConnect),
@@ -29,35 +32,37 @@ pub enum Passed {
 #[derive(Debug)]
 pub struct Passing {
     sender: Side,
-    /// Capabilities of both ends, which decide how long headers are.
+    /// Capabilities of both ends, which decide how packets are laid out.
     both: Option<Caps>,
     greeted: bool,
-    /// A header, and the body of a packet that tells something, as far as they have come.
+    /// A packet, as far as it has come; of a bulk packet the heads.
     partial: Vec<u8>,
-    /// Bytes of a body that are still to be stepped over.
-    skip: usize,
+    /// Bytes of a bulk packet that are still to be handed on.
+    data: usize,
 }
 
 impl Passing {
     /// From its first byte on.
     pub fn new(sender: Side) -> Self {
-        Self { sender, both: None, greeted: false, partial: Vec::new(), skip: 0 }
+        Self { sender, both: None, greeted: false, partial: Vec::new(), data: 0 }
     }
 
-    /// Says the capabilities that both ends have; due before anything follows the `hello`.
+    /// Says the capabilities that both ends have, of those that were handed on; due before anything follows the `hello`.
     pub fn agreed(&mut self, both: Caps) {
         self.both = Some(both);
     }
 
-    /// Looks at bytes, from the front, until one tells something; `None` when all were looked at. Call it again until then.
+    /// Takes bytes from the front, and puts those that may go on into `out`, until a packet tells something, which is in `out`
+    /// then; `None` when all were taken. Call it again until then.
     ///
     /// # Errors
-    /// When the next packet cannot be found any more; this is of no more use then.
-    pub fn look(&mut self, bytes: &mut &[u8]) -> Result<Option<Passed>, RedirError> {
+    /// What is wrong with the next packet, of which nothing is in `out`. The connection is to be closed: this is of no more use.
+    pub fn pass(&mut self, bytes: &mut &[u8], out: &mut Vec<u8>) -> Result<Option<Passed>, RedirError> {
         loop {
-            let skipped = self.skip.min(bytes.len());
-            *bytes = bytes.get(skipped..).unwrap_or_default();
-            self.skip -= skipped;
+            let (data, rest) = bytes.split_at(self.data.min(bytes.len()));
+            out.extend_from_slice(data);
+            self.data -= data.len();
+            *bytes = rest;
             if bytes.is_empty() {
                 return Ok(None);
             }
@@ -69,34 +74,56 @@ impl Passing {
             if !self.fill(bytes, header) {
                 return Ok(None);
             }
-            let mut reader = crate::wire::Reader(&self.partial);
+            let mut reader = Reader(&self.partial);
             let (kind, length) = (reader.u32().unwrap_or_default(), reader.u32().unwrap_or_default());
             let length = usize::try_from(length).unwrap_or(usize::MAX);
-            let tells = matches!(
-                kind,
-                decode::HELLO | decode::DEVICE_CONNECT | decode::DEVICE_DISCONNECT | decode::FILTER_REJECT
-            );
             if self.greeted == (kind == decode::HELLO) {
-                return Err(RedirError::Order {
-                    kind,
-                    expected: if self.greeted { "no second hello" } else { "hello" },
-                });
+                let expected = if self.greeted { "anything but a second hello" } else { "hello" };
+                return Err(RedirError::Order { kind, expected });
             }
-            let limit = if tells { MAX_HELLO } else { MAX_BODY };
-            if length > limit {
-                return Err(RedirError::TooLong { kind, length, limit });
+            if length > limit(kind) {
+                return Err(RedirError::TooLong { kind, length, limit: limit(kind) });
             }
-            if !tells {
-                self.partial.clear();
-                self.skip = length;
-                continue;
-            }
-            if !self.fill(bytes, header + length) {
+            let caps = self.both.filter(|_| self.greeted);
+            let stored = match caps {
+                Some(caps) if kind == decode::BULK => length.min(decode::bulk_head(caps)),
+                _ => length,
+            };
+            if !self.fill(bytes, header + stored) {
                 return Ok(None);
             }
-            let told = self.told(kind, header);
+            let body = self.partial.get(header..).unwrap_or_default();
+            let told = match caps {
+                None => {
+                    let Packet::Hello { version, caps } = decode::hello(body)? else {
+                        return Err(RedirError::Type { kind });
+                    };
+                    let caps = caps.and(Caps::OURS);
+                    out.extend(encode::hello(caps, &version));
+                    self.greeted = true;
+                    Some(Passed::Hello(caps))
+                }
+                Some(caps) if kind == decode::BULK => {
+                    decode::bulk(body, length, self.sender, caps)?;
+                    self.data = length - stored;
+                    out.extend_from_slice(&self.partial);
+                    None
+                }
+                Some(caps) => {
+                    let packet = decode::packet(kind, body, self.sender, caps)?;
+                    out.extend_from_slice(&self.partial);
+                    match packet {
+                        Packet::DeviceConnect(device) => Some(Passed::DeviceConnect(device)),
+                        Packet::DeviceDisconnect => Some(Passed::DeviceDisconnect),
+                        Packet::FilterReject => Some(Passed::FilterReject),
+                        _ => None,
+                    }
+                }
+            };
             self.partial.clear();
-            return told.map(Some);
+            if told.is_some() {
+                return Ok(told);
+            }
         }
     }
 
@@ -107,23 +134,5 @@ impl Passing {
         self.partial.extend_from_slice(taken);
         *bytes = rest;
         self.partial.len() >= length
-    }
-
-    fn told(&mut self, kind: u32, header: usize) -> Result<Passed, RedirError> {
-        let body = self.partial.get(header..).unwrap_or_default();
-        let packet = match self.both.filter(|_| self.greeted) {
-            None => decode::hello(body)?,
-            Some(caps) => decode::packet(kind, body, self.sender, caps)?,
-        };
-        match packet {
-            Packet::Hello { caps, .. } => {
-                self.greeted = true;
-                Ok(Passed::Hello(caps))
-            }
-            Packet::DeviceConnect(device) => Ok(Passed::DeviceConnect(device)),
-            Packet::DeviceDisconnect => Ok(Passed::DeviceDisconnect),
-            Packet::FilterReject => Ok(Passed::FilterReject),
-            _ => Err(RedirError::Type { kind }),
-        }
     }
 }

@@ -279,6 +279,7 @@ proptest! {
         host.read(&mut hello.as_slice()).expect("hello");
         guest.read(&mut stream.as_slice()).expect("hello");
         let mut expected = vec![Passed::Hello(Caps::OURS)];
+        let greeting = stream.len();
         let both = host.caps().expect("greeted");
         for (product, length) in rounds {
             let version = if both.has(Caps::CONNECT_DEVICE_VERSION) { product } else { 0 };
@@ -293,27 +294,54 @@ proptest! {
         }
         let mut passing = Passing::new(Side::Host);
         passing.agreed(both);
-        let mut seen = Vec::new();
+        let (mut seen, mut out) = (Vec::new(), Vec::new());
         for mut piece in stream.chunks(piece) {
-            while let Some(passed) = passing.look(&mut piece).expect("its place") {
+            while let Some(passed) = passing.pass(&mut piece, &mut out).expect("packets that are right") {
                 seen.push(passed);
             }
             prop_assert!(piece.is_empty());
         }
         prop_assert_eq!(seen, expected);
+        prop_assert_eq!(&out[greeting..], &stream[greeting..]);
     }
 
     #[test]
-    fn no_bytes_make_a_relay_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), agreed in any::<bool>()) {
+    fn a_relay_hands_on_what_the_other_end_can_read_and_nothing_else(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        kind in prop_oneof![0u32..30, 98u32..106],
+        length in 0u32..300,
+        caps in any::<u32>(),
+    ) {
         for side in [Side::Host, Side::Guest] {
-            let (_, hello) = Codec::new(side, Caps::OURS, "test");
-            let stream = [hello, bytes.clone()].concat();
+            let caps = Caps(caps & !1);
+            let (mut reader, mut stream) = Codec::new(side.other(), caps, "test");
+            stream.extend(kind.to_le_bytes());
+            stream.extend(length.to_le_bytes());
+            stream.extend(&bytes);
             let mut passing = Passing::new(side);
-            if agreed {
-                passing.agreed(Caps::OURS);
+            passing.agreed(caps.and(Caps::OURS));
+            let (mut rest, mut out) = (stream.as_slice(), Vec::new());
+            while let Ok(Some(_)) = passing.pass(&mut rest, &mut out) {}
+            let mut out = out.as_slice();
+            while !out.is_empty() {
+                prop_assert!(reader.read(&mut out).is_ok());
             }
-            let mut rest = stream.as_slice();
-            while let Ok(Some(_)) = passing.look(&mut rest) {}
+        }
+    }
+
+    #[test]
+    fn what_a_relay_hands_on_of_a_hello_can_be_checked(caps in any::<u32>()) {
+        let mut hello = Codec::new(Side::Host, Caps::OURS, "test").1;
+        let at = hello.len() - 4;
+        hello[at..].copy_from_slice(&caps.to_le_bytes());
+        let mut out = Vec::new();
+        match Passing::new(Side::Host).pass(&mut hello.as_slice(), &mut out) {
+            Ok(passed) => {
+                let expected = Caps(caps).and(Caps::OURS);
+                prop_assert_eq!(passed, Some(Passed::Hello(expected)));
+                prop_assert_eq!(&out[at..], &expected.0.to_le_bytes());
+            }
+            Err(_) => prop_assert!(!Caps(caps).is_consistent()),
         }
     }
 

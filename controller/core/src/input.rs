@@ -113,6 +113,22 @@ pub struct HostEnd {
     pub retryable: bool,
 }
 
+/// What is said of VMs that may be among those whose names were cut off a fold.
+const NOT_NAMED: &str = "more VMs did not end well than a fold can name; see `fleet ps --failed`";
+
+impl HostEnd {
+    /// What is to be said of VMs of these hosts that none of the wave's folds names: as their host ended. But that it ended
+    /// well proves nothing when a fold of those that did not has lost names.
+    pub fn of_unnamed(&self, folds: &[OutcomeFold]) -> (Outcome, &str) {
+        let well = |outcome| matches!(outcome, Outcome::Ok | Outcome::AlreadySo);
+        let lost = |fold: &OutcomeFold| !well(fold.outcome()) && names::is_cut(&fold.targets);
+        if well(self.outcome) && folds.iter().any(lost) {
+            return (Outcome::Unknown, NOT_NAMED);
+        }
+        (self.outcome, &self.reason)
+    }
+}
+
 /// The ends of hosts in the folds of a wave. A fold does not say that a failure is worth another try, so none is; names
 /// that were cut off the text are missing, and so are unknown.
 pub fn host_ends(wave: &Wave, end: &WaveEnd) -> Vec<HostEnd> {
@@ -133,4 +149,26 @@ pub fn host_ends_of<'a>(members: impl IntoIterator<Item = &'a str>, end: &WaveEn
         retryable: false,
     });
     ends.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_ended_well_proves_nothing_for_vms_that_may_have_been_cut_off() {
+        let end = HostEnd { hosts: vec!["h1".into()], outcome: Outcome::Ok, reason: String::new(), retryable: false };
+        let fold = |outcome: Outcome, targets: &str| OutcomeFold {
+            outcome: outcome.into(),
+            reason: "panic".into(),
+            count: 9,
+            targets: targets.into(),
+        };
+        let whole = [fold(Outcome::Ok, "web[0] …"), fold(Outcome::Failed, "web[1]")];
+        assert_eq!(end.of_unnamed(&whole), (Outcome::Ok, ""));
+        let cut = [fold(Outcome::Failed, "web[1] …")];
+        assert_eq!(end.of_unnamed(&cut), (Outcome::Unknown, NOT_NAMED));
+        let failed = HostEnd { outcome: Outcome::Failed, reason: "disk full".into(), ..end };
+        assert_eq!(failed.of_unnamed(&cut), (Outcome::Failed, "disk full"));
+    }
 }

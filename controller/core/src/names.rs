@@ -39,6 +39,11 @@ pub fn words(text: &str) -> impl Iterator<Item = Word<'_>> {
     })
 }
 
+/// Whether names were cut off a folded text: it ends with `…` then.
+pub fn is_cut(text: &str) -> bool {
+    text.ends_with('…')
+}
+
 /// The hosts that a folded text names, of those that there are. Numbers may be written with zeros before them.
 pub fn hosts_in(text: &str, known: &BTreeSet<&str>) -> Vec<String> {
     let mut found = Vec::new();

@@ -167,6 +167,14 @@ impl Core {
         Some(&self.hosts.get(id)?.record)
     }
 
+    /// Whether a host has said that it has all that it is to have of an experiment.
+    pub fn has(&self, experiment: &str, host: &str) -> bool {
+        let found = self.experiments.get(experiment).zip(self.hosts.find(host));
+        found.is_some_and(|(experiment, id)| {
+            experiment.wants(id) && self.hosts.get(id).is_some_and(|host| experiment.is_confirmed(id, host))
+        })
+    }
+
     /// The VMs of an experiment that have no host.
     pub fn homeless_of(&self, experiment: &str) -> Vec<Range> {
         self.experiments.get(experiment).map(Experiment::homeless).unwrap_or_default()

@@ -211,7 +211,8 @@ impl Core {
                 // That nobody got through this time does not undo that somebody may have before.
                 let again = experiment.tries.contains_key(id) && end.outcome == Outcome::NotReached;
                 if !again {
-                    say(tally, experiment, *id, end.outcome, &end.reason);
+                    let (outcome, reason) = end.of_unnamed(targets);
+                    say(tally, experiment, *id, outcome, reason);
                 }
             }
             if experiment.take_in(*id, *incarnation, &flight.record, end) {

@@ -101,6 +101,7 @@ impl From<Status> for Failure {
             Code::PermissionDenied | Code::Unauthenticated | Code::AlreadyExists => Exit::Usage,
             Code::DeadlineExceeded => Exit::Deadline,
             Code::Unavailable => Exit::NotReached,
+            Code::Aborted => Exit::Partial,
             _ => Exit::Internal,
         };
         let message = match status.code() {

@@ -27,6 +27,7 @@ mod snapshots;
 mod source;
 mod telemetry;
 mod up;
+mod usb;
 mod vm;
 
 use std::path::PathBuf;
@@ -114,6 +115,8 @@ enum Command {
     Logs(guest::LogsArgs),
     /// Stop, start, reboot, pause and resume VMs; keep and restore their state
     Vm(vm::VmArgs),
+    /// List USB cameras, watch them, lend them to VMs
+    Usb(usb::UsbArgs),
     /// Show what merging of equal memory pages saves and costs, and why
     Ksm(ksm::KsmArgs),
     /// Ask the telemetry of VMs, ports and hosts
@@ -260,6 +263,7 @@ async fn answer(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Console(args) => guest::console(context, &args).await,
         Command::Logs(args) => guest::logs(context, &args).await,
         Command::Vm(args) => vm::vm(context, &args).await,
+        Command::Usb(args) => usb::usb(context, &args).await,
         Command::Ksm(args) => ksm::ksm(context, &args).await,
         Command::Telemetry(args) => telemetry::telemetry(context, &args).await,
         Command::Doctor(args) => doctor::doctor(context, &args).await,

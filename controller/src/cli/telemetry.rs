@@ -83,7 +83,7 @@ pub enum Aggregate {
 }
 
 /// A span of time in ms: a number and ms, s, m (or min), h or d.
-fn span(text: &str) -> Result<u64, String> {
+pub(super) fn span(text: &str) -> Result<u64, String> {
     let digits = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
     let unit = match &text[digits..] {
         "ms" => 1,
@@ -172,7 +172,7 @@ fn metric_list() -> Table {
 }
 
 /// A time of day for people, in this machine's zone.
-fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     let stamp = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
     stamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S").to_string()
 }
@@ -234,6 +234,21 @@ fn lines(batch: &TelemetryBatch, json: bool) -> Vec<String> {
                 port.segment,
                 output::bytes(port.rx_bytes),
                 output::bytes(port.tx_bytes)
+            ),
+        );
+    }
+    for camera in &batch.cameras {
+        line(
+            serde_json::json!({ "ts_ms": batch.ts_ms, "experiment": camera.experiment, "vm": camera.vm,
+                "camera_host": camera.camera_host, "camera": camera.camera,
+                "to_guest_bytes": camera.to_guest_bytes, "from_guest_bytes": camera.from_guest_bytes }),
+            format!(
+                "{at} cam  {:12} {} of {}  to guest {}  from guest {}",
+                camera.vm,
+                camera.camera,
+                camera.camera_host,
+                output::bytes(camera.to_guest_bytes),
+                output::bytes(camera.from_guest_bytes)
             ),
         );
     }

@@ -9,7 +9,7 @@
 //! The journal of users' operations is left out: whoever waited for an answer waits no more.
 //!
 //! A controller on a store that was put back must not be taken for a stale one, and must not tell hosts what they have
-//! done already. So epochs and generations go on from the time of the restore, in ms since 1970: both grow by one at a
+//! done already. So epochs, generations and the epochs of leases go on from the time of the restore, in ms since 1970: all grow by one at a
 //! time and far more slowly than that, so it is above all that were given since the backup, also by a controller that
 //! was restored before from the same file.
 
@@ -23,13 +23,13 @@ use thiserror::Error;
 
 use super::STORE_FILE;
 use super::hosts::tables::{HOSTS, PKI_DIR, REVOKED, TOKENS};
-use super::store::{CORE, META, Store, StoreError};
+use super::store::{CAMERAS, CORE, META, Store, StoreError};
 use crate::cli::now_ms;
 
 const MAGIC: &[u8] = b"fleet-backup 1\n";
 const DIGEST: usize = 32;
 /// Tables of records by name.
-const BY_NAME: [TableDefinition<&str, &[u8]>; 3] = [CORE, HOSTS, TOKENS];
+const BY_NAME: [TableDefinition<&str, &[u8]>; 4] = [CORE, CAMERAS, HOSTS, TOKENS];
 /// Files of the CA.
 const FILES: [&str; 2] = ["ca.key", "ca.crt"];
 
@@ -42,6 +42,9 @@ pub enum BackupError {
     /// A record of the backup.
     #[error(transparent)]
     Record(#[from] fleet_core::RestoreError),
+    /// The leases of the backup.
+    #[error(transparent)]
+    Cameras(#[from] super::cameras::LedgerError),
     /// A file cannot be read or written.
     #[error("cannot {what} {path}: {source}")]
     File {

@@ -15,6 +15,7 @@
 
 mod agents;
 pub mod backup;
+mod cameras;
 mod exec;
 mod fleet;
 mod hosts;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commitments::Commitments;
 use crate::config::Config;
 
+pub use cameras::{short_port, state_word};
 pub use hosts::{AGENT_PORT, CONTROLLER_PORT, parse_listen, with_port};
 
 /// File name of the controller's store in its state folder.
@@ -88,6 +90,9 @@ pub enum DaemonError {
     /// The registry of hosts.
     #[error(transparent)]
     Hosts(#[from] hosts::HostsError),
+    /// The leases of cameras.
+    #[error(transparent)]
+    Cameras(#[from] cameras::LedgerError),
     /// What is wanted of the fleet.
     #[error(transparent)]
     Fleet(#[from] fleet::FleetError),
@@ -269,12 +274,14 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         k: config.tree_k,
         stop: stop.clone(),
     })?;
+    let cameras = cameras::Cameras::start(&fleet, &hosts, agents.clone(), Arc::clone(&store), stop.clone())?;
     let listener = hosts::listen(&hosts, listen_address(&config)?, &stop).await?;
     let telemetry = telemetry::Telemetry::start(&config, agents.clone(), &hosts, &stop).await;
 
     let shared = Arc::new(service::Shared {
         agents,
         fleet,
+        cameras,
         store,
         telemetry,
         own_host,
@@ -309,6 +316,7 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
     // It may be asking the agent, which is there still, and nothing depends on the answer.
     own_host.abort();
     shared.fleet.ended().await;
+    shared.cameras.ended().await;
     shared.telemetry.shutdown().await;
     if let Some((agent, server)) = embedded {
         server.ended().await;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::agents::Agents;
+use super::cameras::Cameras;
 use super::fleet::{Act, Fleet};
 use super::hosts::Hosts;
 use super::operation::{self, Follow};
@@ -36,6 +37,8 @@ pub struct Shared {
     pub agents: Agents,
     /// What is wanted, and where it is.
     pub fleet: Arc<Fleet>,
+    /// Who has which camera.
+    pub cameras: Arc<Cameras>,
     /// What is remembered.
     pub store: Arc<Store>,
     /// Writer and queries.
@@ -120,8 +123,14 @@ impl Shared {
             // A caller that has gone changes nothing.
             drop(teller.send(operation::event(Event::Note(format!("telemetry is off: {}", telemetry.reason)))).await);
         }
+        let experiment = spec.experiment.clone();
         match self.fleet.up(&op.op_id, spec, &teller).await {
-            Ok(summary) => operation::finish(&self.store, &op.op_id, summary, &teller).await,
+            Ok(summary) => {
+                for note in self.cameras.settle(&experiment).await {
+                    drop(teller.send(operation::event(Event::Note(note))).await);
+                }
+                operation::finish(&self.store, &op.op_id, summary, &teller).await;
+            }
             Err(status) => drop(teller.send(Err(status)).await),
         }
     }
@@ -178,6 +187,7 @@ impl Controller for Service {
     type BackupStream = BoxStream<BackupChunk>;
     type TelemetryQueryStream = BoxStream<TelemetryRows>;
     type TelemetryTailStream = BoxStream<TelemetryBatch>;
+    type WatchCamerasStream = BoxStream<ControllerCameras>;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         self.shared.look_at_own_host().await;
@@ -324,6 +334,24 @@ impl Controller for Service {
             drop(teller.send(last).await);
         });
         Ok(Response::new(follow))
+    }
+
+    async fn cameras(&self, _: Request<CamerasRequest>) -> Result<Response<ControllerCameras>, Status> {
+        self.shared.look_at_own_host().await;
+        Ok(Response::new(self.shared.cameras.all().await))
+    }
+
+    async fn watch_cameras(&self, _: Request<CamerasRequest>) -> Result<Response<Self::WatchCamerasStream>, Status> {
+        self.shared.look_at_own_host().await;
+        Ok(Response::new(Box::pin(self.shared.cameras.watch())))
+    }
+
+    async fn attach_camera(&self, request: Request<AttachCameraRequest>) -> Result<Response<CameraOutcome>, Status> {
+        Ok(Response::new(self.shared.cameras.attach(request.into_inner()).await?))
+    }
+
+    async fn detach_camera(&self, request: Request<DetachCameraRequest>) -> Result<Response<CameraOutcome>, Status> {
+        Ok(Response::new(self.shared.cameras.detach(request.into_inner()).await?))
     }
 
     async fn hosts(&self, _: Request<HostsRequest>) -> Result<Response<HostsReply>, Status> {

@@ -14,6 +14,9 @@ pub(super) const CORE: TableDefinition<&str, &[u8]> = TableDefinition::new("core
 const OPERATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("operations");
 /// Order of arrival -> operation id: what is forgotten first.
 const ARRIVALS: TableDefinition<u64, &str> = TableDefinition::new("arrivals");
+/// The leases of cameras, under the one key [`LEDGER`].
+pub(super) const CAMERAS: TableDefinition<&str, &[u8]> = TableDefinition::new("cameras");
+const LEDGER: &str = "ledger";
 /// Numbers of the controller itself.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const EPOCH: &str = "epoch";
@@ -79,6 +82,7 @@ impl Store {
             write.open_table(CORE)?;
             write.open_table(OPERATIONS)?;
             write.open_table(ARRIVALS)?;
+            write.open_table(CAMERAS)?;
             write.open_table(META)?;
             Ok(())
         })?;
@@ -132,6 +136,29 @@ impl Store {
         })
     }
 
+    /// The leases of cameras; empty: there never was one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn cameras(&self) -> Result<Vec<u8>, StoreError> {
+        self.read(|read| {
+            let table = read.open_table(CAMERAS)?;
+            let record = table.get(LEDGER)?;
+            Ok(record.map(|record| record.value().to_vec()).unwrap_or_default())
+        })
+    }
+
+    /// Writes the leases of cameras.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn put_cameras(&self, record: &[u8]) -> Result<(), StoreError> {
+        self.write(|write| {
+            write.open_table(CAMERAS)?.insert(LEDGER, record)?;
+            Ok(())
+        })
+    }
+
     /// Writes an operation into the journal before it acts.
     ///
     /// # Errors
@@ -172,8 +199,8 @@ impl Store {
         })
     }
 
-    /// Makes what was put back from a backup newer than anything that hosts can have seen since that was made: epoch
-    /// and generations go on from `from`, which is higher than all that were ever given.
+    /// Makes what was put back from a backup newer than anything that hosts can have seen since that was made: epoch,
+    /// generations and leases go on from `from`, which is higher than all that were ever given.
     ///
     /// # Errors
     /// When the store cannot be written or a record is damaged.
@@ -188,7 +215,7 @@ impl Store {
             }
             Ok(())
         })?;
-        Ok(())
+        Ok(super::cameras::renew(self, from)?)
     }
 
     pub(super) fn write<T>(

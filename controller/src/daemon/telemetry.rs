@@ -1,7 +1,7 @@
 //! Telemetry in the controller: samples and events come from the agents and go to MongoDB; questions go the other way.
 //! Nothing here is ever waited for by an operation.
 
-mod feeds;
+pub mod feeds;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,7 +52,12 @@ impl Wanted {
         batch.vms.retain(|vm| !events_only && self.has(&vm.experiment, &vm.vm));
         batch.ports.retain(|port| !events_only && self.has(&port.experiment, &port.vm));
         batch.hosts.retain(|_| !events_only && self.experiment.is_none());
-        let empty = batch.events.is_empty() && batch.vms.is_empty() && batch.ports.is_empty() && batch.hosts.is_empty();
+        batch.cameras.retain(|camera| !events_only && self.has(&camera.experiment, &camera.vm));
+        let empty = batch.events.is_empty()
+            && batch.vms.is_empty()
+            && batch.ports.is_empty()
+            && batch.hosts.is_empty()
+            && batch.cameras.is_empty();
         (!empty).then_some(batch)
     }
 }
@@ -81,9 +86,9 @@ impl Telemetry {
         let writer = Writer::start(WriterConfig::default(), server.state());
         // They end with the token; nobody needs to wait for them.
         let sink = writer.sink();
-        tokio::spawn(feeds.clone().of_all(stop.clone(), move |host| samples(host, sink.clone())));
+        tokio::spawn(feeds.clone().of_all(stop.clone(), move |_, agent| samples(agent, sink.clone())));
         let sink = writer.sink();
-        tokio::spawn(feeds.clone().of_all(stop.clone(), move |host| events(host, sink.clone())));
+        tokio::spawn(feeds.clone().of_all(stop.clone(), move |_, agent| events(agent, sink.clone())));
         Self { parts: Mutex::new(Some(Parts { server, writer })), feeds }
     }
 
@@ -152,7 +157,8 @@ impl Telemetry {
         let feeds = self.feeds.clone();
         tokio::spawn(async move {
             let gone = sender.clone();
-            let feed = feeds.of_all(stop.clone(), move |host| tail(host, events_only, wanted.clone(), sender.clone()));
+            let feed =
+                feeds.of_all(stop.clone(), move |_, agent| tail(agent, events_only, wanted.clone(), sender.clone()));
             tokio::select! {
                 () = feed => {}
                 () = gone.closed() => stop.cancel(),

@@ -1,6 +1,6 @@
 //! Telemetry messages as documents of the database: constant field order, rounded numbers, identity below `meta`.
 
-use fleet_proto::v1::{Event, HostSample, PortSample, TelemetryBatch, VmSample};
+use fleet_proto::v1::{CameraSample, Event, HostSample, PortSample, TelemetryBatch, VmSample};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use crate::schema::Collection;
@@ -25,6 +25,7 @@ pub fn samples(batch: &TelemetryBatch, writer_dropped: u64) -> Vec<Documents> {
         ),
         (Collection::VmSamples, batch.vms.iter().map(|sample| vm(ts, sample)).collect()),
         (Collection::PortSamples, batch.ports.iter().map(|sample| port(ts, sample)).collect()),
+        (Collection::CameraSamples, batch.cameras.iter().map(|sample| camera(ts, sample)).collect()),
     ];
     all.into_iter()
         .filter(|(_, documents)| !documents.is_empty())
@@ -84,6 +85,21 @@ fn port(ts: DateTime, sample: &PortSample) -> Document {
     }
 }
 
+fn camera(ts: DateTime, sample: &CameraSample) -> Document {
+    doc! {
+        "ts": ts,
+        "meta": {
+            "experiment": &sample.experiment,
+            "host": &sample.host,
+            "vm": &sample.vm,
+            "camera_host": &sample.camera_host,
+            "camera": &sample.camera,
+        },
+        "to_guest": count(sample.to_guest_bytes),
+        "from_guest": count(sample.from_guest_bytes),
+    }
+}
+
 /// An event: its id is the document's `_id`, so that a repeated insert is no second event.
 pub fn event(event: &Event) -> Document {
     doc! {
@@ -138,6 +154,15 @@ mod tests {
                 ..PortSample::default()
             }],
             events: vec![],
+            cameras: vec![CameraSample {
+                host: "h1".into(),
+                camera_host: "h2".into(),
+                camera: "04b0:301".into(),
+                experiment: "hello".into(),
+                vm: "web[3]".into(),
+                to_guest_bytes: 30 << 20,
+                ..CameraSample::default()
+            }],
         }
     }
 

@@ -18,13 +18,15 @@ pub enum Collection {
     VmSamples,
     /// One document a port and instant.
     PortSamples,
+    /// One document a camera that is in a VM over the network, and instant.
+    CameraSamples,
     /// One document an event; an ordinary collection, `_id` is the event's id.
     Events,
 }
 
 impl Collection {
     /// The time-series collections.
-    pub const SERIES: [Self; 3] = [Self::HostSamples, Self::VmSamples, Self::PortSamples];
+    pub const SERIES: [Self; 4] = [Self::HostSamples, Self::VmSamples, Self::PortSamples, Self::CameraSamples];
 
     /// Its name in the database.
     pub const fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Collection {
             Self::HostSamples => "host_samples",
             Self::VmSamples => "vm_samples",
             Self::PortSamples => "port_samples",
+            Self::CameraSamples => "camera_samples",
             Self::Events => "events",
         }
     }
@@ -42,6 +45,7 @@ impl Collection {
             Self::HostSamples => &["host"],
             Self::VmSamples | Self::Events => &["experiment", "host", "vm"],
             Self::PortSamples => &["experiment", "host", "vm", "port"],
+            Self::CameraSamples => &["experiment", "host", "vm", "camera_host", "camera"],
         }
     }
 
@@ -59,6 +63,7 @@ impl Collection {
             Self::HostSamples => "hosts",
             Self::VmSamples => "VMs",
             Self::PortSamples => "ports",
+            Self::CameraSamples => "cameras",
             Self::Events => "events",
         }
     }
@@ -120,6 +125,8 @@ pub const METRICS: &[Metric] = metrics! {
     tx_frames: PortSamples.tx_frames, Counter, "frames", "frames that the VM sent";
     rx_dropped: PortSamples.rx_dropped, Counter, "frames", "frames to the VM that were thrown away";
     tx_dropped: PortSamples.tx_dropped, Counter, "frames", "frames of the VM that were thrown away";
+    camera_to_guest: CameraSamples.to_guest, Counter, "bytes", "bytes from a redirected camera to its VM since it was attached";
+    camera_from_guest: CameraSamples.from_guest, Counter, "bytes", "bytes from the VM to it";
     host_cpu: HostSamples.cpu, Gauge, "% of all cores", "CPU of the host in use since the sample before";
     host_memory: HostSamples.memory_total, Gauge, "bytes", "memory of the host";
     host_available: HostSamples.memory_available, Gauge, "bytes", "memory of the host that can be had without swapping";

@@ -3,16 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use fleet_fuzz::repository;
 use netlang::vocab::{Arg, KEYWORDS, Property, Ty};
 use netlang::{Lock, Source, design};
-
-/// The folder of the repository, whatever the current folder is.
-pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// Every example, sample, error case and input that was once wrong, each with the lock that it makes and a target.
 pub fn corpus() -> Result<Vec<Vec<u8>>> {

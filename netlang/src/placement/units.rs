@@ -5,7 +5,7 @@ use super::{Host, PlaceError, VmShape};
 use crate::plan::form::Form;
 use crate::plan::placement::{PlaceRow, Spread};
 use crate::plan::rows::{Lists, On};
-use crate::plan::{GroupId, Plan, Range};
+use crate::plan::{GroupId, HypervisorKind, Plan, Range};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
@@ -186,7 +186,9 @@ impl<'a> Work<'a> {
             .iter()
             .map(|c| {
                 let (memory, overcommit) = (c.memory, c.overcommit);
-                commits(&VmShape { hypervisor: c.hypervisor, image: &c.image, cpu: c.cpu, memory, overcommit }).max(1)
+                // A camera takes QEMU: user-mode Linux has no USB.
+                let hypervisor = c.hypervisor.or(c.needs_camera.then_some(HypervisorKind::Qemu));
+                commits(&VmShape { hypervisor, image: &c.image, cpu: c.cpu, memory, overcommit }).max(1)
             })
             .collect();
         let mut pairs = Vec::new();

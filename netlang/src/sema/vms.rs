@@ -102,6 +102,8 @@ impl World<'_> {
             let uml = pick(&own.hypervisor, &default.hypervisor, env).map(|(word, ..)| word);
             self.no_usb(camera, uml);
         }
+        // Of the two, only this one has USB.
+        let hypervisor = hypervisor.or(needs_camera.then_some(HypervisorKind::Qemu));
         let class = Class {
             hypervisor,
             image: image.unwrap_or_else(|| Arc::from(DEFAULT_IMAGE)),

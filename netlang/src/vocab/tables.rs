@@ -105,7 +105,7 @@ const VM: &[Property] = &[
     ),
     prop("ksm", &[arg("mode", Ty::Choice(&["on", "off", "aggressive"]))], "merging of equal memory pages"),
     prop("console", &[arg("mode", ON_OFF)], "whether the console is kept").later(),
-    prop("needs", &[arg("device", Ty::Choice(&["camera"]))], "a device that must be lent to the VM").later(),
+    prop("needs", &[arg("device", Ty::Choice(&["camera"]))], "a device that must be lent to the VM"),
     prop("apart", &[], "no two of the group on one host"),
     prop("together", &[], "all of the group on one host"),
     prop("place", &[], "where the VM may run").with(HOSTS),

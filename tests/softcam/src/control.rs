@@ -8,7 +8,7 @@
 //! | `stall on\|off` | its bulk endpoints are halted for good |
 //! | `hang on\|off` | it does not answer on them |
 //! | `rate BYTES`, `rate off` | sends so many bytes a second at most |
-//! | `hostile lengths\|strings\|packets\|off` | plugged in anew with wrong descriptors or packets |
+//! | `hostile lengths\|strings\|packets\|off` | plugged in anew with wrong descriptors, or garbage at once |
 //! | `cut` | closes the client's connection |
 //! | `status` | one line of `key=value` |
 

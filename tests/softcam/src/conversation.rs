@@ -133,6 +133,10 @@ impl Conversation<'_> {
     fn follow(&mut self, condition: &Condition) -> io::Result<()> {
         let Some(caps) = self.codec.caps() else { return Ok(()) };
         match &mut self.link {
+            Link::Announced(..) if condition.faults.hostile == Some(Hostile::Packets) => {
+                self.out.push_back(noise(1, GARBAGE));
+                self.link = Link::Refused(condition.plugs);
+            }
             Link::Announced(plug, device) if condition.plug() == Some(*plug) => {
                 let answers = device.set_faults(condition.faults);
                 return self.send(answers);

@@ -23,7 +23,8 @@ pub enum Hostile {
     Lengths,
     /// Strings that do not end where they say, nor within what was asked for.
     Strings,
-    /// No packets of usbredir at all ([`Softcam`](crate::Softcam) sends them, instead of an announcement).
+    /// No packets of usbredir at all: [`Softcam`](crate::Softcam) sends them in the middle of what it says, or instead of an
+    /// announcement.
     Packets,
 }
 
@@ -118,7 +119,11 @@ impl Device {
             return Vec::new();
         }
         let held = std::mem::take(&mut self.held);
-        held.into_iter().flat_map(|(id, packet)| self.handle(id, packet)).collect()
+        let mut answers: Vec<_> = held.into_iter().flat_map(|(id, packet)| self.handle(id, packet)).collect();
+        if faults.stall {
+            answers.extend(self.reads.drain(..).map(|(id, _)| (id, read(Status::Stall, Vec::new()))));
+        }
+        answers
     }
 
     /// The packets by which the host's side announces it, after hello.

@@ -202,7 +202,7 @@ impl Softcam {
         self.shared.conditions.send_modify(|condition| condition.switch(persona));
     }
 
-    /// Breaks or mends it. [`Hostile::Packets`] shows when it is plugged in the next time.
+    /// Breaks or mends it; wrong descriptors are those that are asked for from then on.
     pub fn set_faults(&self, faults: Faults) {
         self.shared.conditions.send_modify(|condition| condition.faults = faults);
     }
@@ -212,7 +212,7 @@ impl Softcam {
         self.shared.conditions.send_modify(|condition| condition.rate = rate);
     }
 
-    /// Plugs it in anew with wrong descriptors or packets, or with right ones.
+    /// Plugs it in anew with wrong descriptors, or with right ones; wrong packets come at once.
     pub fn set_hostile(&self, hostile: Option<Hostile>) {
         self.shared.conditions.send_modify(|condition| {
             condition.faults.hostile = hostile;

@@ -33,6 +33,12 @@ pub struct Lease {
     pub holder: String,
     /// The fencing epoch; higher than any that this camera was lent with before.
     pub epoch: u64,
+    /// The host that was told to bring it into its VM; empty: none yet.
+    #[serde(default)]
+    pub at: String,
+    /// Kept out of its VM until it is attached again.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// Why a lease is refused.
@@ -88,6 +94,14 @@ impl Leases {
         self.leases.get(&key(camera))
     }
 
+    /// All leases, by camera.
+    pub fn iter(&self) -> impl Iterator<Item = (CameraId, &Lease)> {
+        self.leases.iter().map(|(key, lease)| {
+            let (host, camera) = key.split_once(' ').unwrap_or((key, ""));
+            (CameraId { host: host.to_owned(), camera: camera.to_owned() }, lease)
+        })
+    }
+
     /// Lends a camera. `expected` is the epoch that the caller saw, 0 when it saw none. The holder itself gets its own
     /// lease again. With `steal` another's is taken, if it is still the one that the caller saw.
     ///
@@ -113,10 +127,59 @@ impl Leases {
         if found != expected {
             return Err(LeaseError::Changed { expected, found });
         }
-        self.last = self.last.checked_add(1).ok_or(LeaseError::Exhausted)?;
-        let lease = Lease { holder: holder.to_owned(), epoch: self.last };
+        let lease = Lease { holder: holder.to_owned(), epoch: self.next()?, at: String::new(), held: false };
         self.leases.insert(key(camera), lease.clone());
         Ok(lease)
+    }
+
+    /// The host of its VM is about to be told of a lease, which it `keeps` already or not. One that was told before gets a
+    /// higher epoch, unless it is the same host and keeps it: what is under way for a VM that has moved must not count any
+    /// more, and what a host has ended it does not begin again. `None`: the lease is of another epoch.
+    ///
+    /// # Errors
+    /// [`LeaseError::Exhausted`].
+    pub fn send(&mut self, camera: &CameraId, epoch: u64, to: &str, keeps: bool) -> Result<Option<Lease>, LeaseError> {
+        let Some(lease) = self.get(camera).filter(|lease| lease.epoch == epoch) else { return Ok(None) };
+        let is_first = lease.at.is_empty();
+        let epoch = if is_first || (keeps && lease.at == to) { epoch } else { self.next()? };
+        let lease = self.leases.get_mut(&key(camera));
+        Ok(lease.map(|lease| {
+            (lease.epoch, lease.at) = (epoch, to.to_owned());
+            lease.clone()
+        }))
+    }
+
+    /// Keeps a camera out of its VM, or no longer. Whether the lease is of this epoch.
+    pub fn hold(&mut self, camera: &CameraId, epoch: u64, held: bool) -> bool {
+        let lease = self.leases.get_mut(&key(camera)).filter(|lease| lease.epoch == epoch);
+        lease.map(|lease| lease.held = held).is_some()
+    }
+
+    /// Somebody has seen this epoch: it is not given again, nor a lower one.
+    pub fn seen(&mut self, epoch: u64) {
+        self.last = self.last.max(epoch);
+    }
+
+    /// Gives every lease an epoch above this one: nobody knows what was given since the record was written.
+    ///
+    /// # Errors
+    /// [`LeaseError::Exhausted`].
+    pub fn renew(&mut self, above: u64) -> Result<(), LeaseError> {
+        self.seen(above);
+        let cameras: Vec<String> = self.leases.keys().cloned().collect();
+        for camera in cameras {
+            let epoch = self.next()?;
+            if let Some(lease) = self.leases.get_mut(&camera) {
+                lease.epoch = epoch;
+            }
+        }
+        Ok(())
+    }
+
+    /// An epoch that was never given.
+    fn next(&mut self) -> Result<u64, LeaseError> {
+        self.last = self.last.checked_add(1).ok_or(LeaseError::Exhausted)?;
+        Ok(self.last)
     }
 
     /// Gives a camera back; that of an older epoch leaves the present lease alone. Whether a lease ended.

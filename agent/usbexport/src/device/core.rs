@@ -9,16 +9,16 @@
 //!
 //! - Every request is answered exactly once, whatever its id, and in order for one endpoint.
 //! - Of each endpoint, at most [`DEPTH`] transfers are under way, of at most [`BYTES`] bytes unless it is a single one. Others
-//!   wait, at most [`WAITING`] of them and [`WAITING_BYTES`]; what comes beyond is refused at once. It is not that the guest is
+//!   wait, at most [`WAITING`] of them, and [`WAITING_BYTES`] of all endpoints; what comes beyond is refused at once. It is not that the guest is
 //!   read no more: then nothing could cancel the reads that fill the queue.
 //! - A change waits until what it touches has ended, and is alone: [`Core::changing`] says that no packet is to be taken.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use fleet_usb::descriptors::{Descriptors, EndpointInfo, InterfaceSetting};
-use fleet_usbredir::{DeviceConnect, Endpoint, EpInfo, EpType, InterfaceClass, InterfaceInfo, Packet, Speed, Status};
+use fleet_usbredir::{Packet, Status};
 
 use super::act::{Act, Change, Done, Token, Transfer};
+use super::shape::Shape;
 
 /// Transfers under way, an endpoint.
 pub(crate) const DEPTH: usize = 16;
@@ -26,7 +26,7 @@ pub(crate) const DEPTH: usize = 16;
 pub(crate) const BYTES: usize = 4 << 20;
 /// Transfers that wait, an endpoint.
 pub(crate) const WAITING: usize = 256;
-/// Bytes to the device that wait, an endpoint.
+/// Bytes to the device that wait, of all endpoints.
 pub(crate) const WAITING_BYTES: usize = 32 << 20;
 /// Transfers that listen on an interrupt endpoint.
 const LISTENING: usize = 4;
@@ -34,11 +34,7 @@ const LISTENING: usize = 4;
 /// The exporter's state.
 #[derive(Debug)]
 pub(crate) struct Core {
-    descriptors: Descriptors,
-    speed: Speed,
-    configuration: u8,
-    /// Settings other than 0, by interface.
-    alternates: BTreeMap<u8, u8>,
+    shape: Shape,
     lanes: BTreeMap<u8, Lane>,
     /// Transfers that were begun and have not ended.
     begun: BTreeMap<Token, Job>,
@@ -84,13 +80,10 @@ struct Pending {
 }
 
 impl Core {
-    /// For a device with these descriptors and the configuration in use.
-    pub(crate) fn new(descriptors: Descriptors, speed: Speed, configuration: u8) -> Self {
+    /// For a device that was just opened.
+    pub(crate) fn new(shape: Shape) -> Self {
         Self {
-            descriptors,
-            speed,
-            configuration,
-            alternates: BTreeMap::new(),
+            shape,
             lanes: BTreeMap::new(),
             begun: BTreeMap::new(),
             listening: BTreeMap::new(),
@@ -99,100 +92,20 @@ impl Core {
         }
     }
 
+    /// What the device looks like now.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     /// The packets that announce the device.
     pub(crate) fn announce(&self) -> Vec<Act> {
-        let device = &self.descriptors;
-        let connect = DeviceConnect {
-            speed: self.speed,
-            class: device.class.class,
-            subclass: device.class.subclass,
-            protocol: device.class.protocol,
-            vendor: device.vendor,
-            product: device.product,
-            version: device.release,
-        };
-        vec![self.ep_info(), self.interface_info(), Act::Send(0, Packet::DeviceConnect(connect))]
+        let shape = &self.shape;
+        [shape.ep_info(), shape.interface_info(), shape.device_connect()].map(|packet| Act::Send(0, packet)).into()
     }
 
     /// Whether a change is under way: until it is done, no packet is to be taken.
     pub(crate) fn changing(&self) -> bool {
         self.change.is_some()
-    }
-
-    /// The configuration in use.
-    pub(crate) fn configuration(&self) -> u8 {
-        self.configuration
-    }
-
-    /// The interfaces of a configuration.
-    pub(crate) fn interfaces_of(&self, configuration: u8) -> Vec<u8> {
-        let found = self.descriptors.configurations.iter().find(|found| found.value == configuration);
-        let settings = found.into_iter().flat_map(|found| &found.interfaces);
-        let mut numbers: Vec<u8> = settings.map(|setting| setting.number).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers
-    }
-
-    /// An endpoint that is there now, and its interface.
-    pub(crate) fn endpoint(&self, address: u8) -> Option<(u8, EndpointInfo)> {
-        self.in_use().find_map(|setting| {
-            let found = setting.endpoints.iter().find(|endpoint| endpoint.address == address)?;
-            Some((setting.number, *found))
-        })
-    }
-
-    fn settings(&self) -> impl Iterator<Item = &InterfaceSetting> {
-        let in_use = self.descriptors.configurations.iter().find(|found| found.value == self.configuration);
-        in_use.into_iter().flat_map(|configuration| &configuration.interfaces)
-    }
-
-    /// The setting in use of each interface.
-    fn in_use(&self) -> impl Iterator<Item = &InterfaceSetting> {
-        self.settings().filter(|setting| setting.alternate == self.alternate(setting.number))
-    }
-
-    fn alternate(&self, interface: u8) -> u8 {
-        self.alternates.get(&interface).copied().unwrap_or(0)
-    }
-
-    fn ep_info(&self) -> Act {
-        let mut endpoints = [Endpoint::NONE; 32];
-        let mut set = |address: u8, endpoint: Endpoint| {
-            if let Some(place) = endpoints.get_mut(EpInfo::index(address)) {
-                *place = endpoint;
-            }
-        };
-        for setting in self.in_use() {
-            for found in &setting.endpoints {
-                let kind = match found.kind {
-                    0 => EpType::Control,
-                    1 => EpType::Iso,
-                    2 => EpType::Bulk,
-                    _ => EpType::Interrupt,
-                };
-                let interval = found.interval;
-                set(
-                    found.address,
-                    Endpoint { kind, interval, interface: setting.number, max_packet: found.max_packet },
-                );
-            }
-        }
-        for address in [0, 0x80] {
-            set(address, Endpoint { kind: EpType::Control, interval: 0, interface: 0, max_packet: 64 });
-        }
-        Act::Send(0, Packet::EpInfo(Box::new(EpInfo { endpoints })))
-    }
-
-    fn interface_info(&self) -> Act {
-        let row = |setting: &InterfaceSetting| InterfaceClass {
-            number: setting.number,
-            class: setting.class.class,
-            subclass: setting.class.subclass,
-            protocol: setting.class.protocol,
-        };
-        let interfaces = self.in_use().map(row).take(32).collect();
-        Act::Send(0, Packet::InterfaceInfo(InterfaceInfo { interfaces }))
     }
 
     /// Takes a packet of the guest.
@@ -204,7 +117,7 @@ impl Core {
             Packet::Bulk { endpoint, stream, length, data, .. } => self.bulk(id, endpoint, stream, length, data),
             Packet::Interrupt { endpoint, data, .. } => {
                 let job = Job { id, endpoint, bytes: data.len(), kind: Kind::InterruptOut };
-                if endpoint & 0x80 != 0 || !self.is(endpoint, 3) {
+                if endpoint & 0x80 != 0 || !self.shape.is(endpoint, 3) {
                     return vec![answer(job, Status::Inval, Vec::new(), 0)];
                 }
                 self.enqueue(job, Transfer::Out { endpoint, data })
@@ -221,25 +134,25 @@ impl Core {
             }
             Packet::CancelData => self.cancel(id),
             Packet::Reset => self.change(id, Change::Reset, None),
-            Packet::SetConfiguration { configuration } if configuration == self.configuration => {
+            Packet::SetConfiguration { configuration } if configuration == self.shape.configuration() => {
                 // As a host does: the one in use is not set anew.
                 vec![Act::Send(id, Packet::ConfigurationStatus { status: Status::Success, configuration })]
             }
             Packet::SetConfiguration { configuration } => {
-                if self.descriptors.configurations.iter().any(|found| found.value == configuration) {
+                if self.shape.has(configuration) {
                     return self.change(id, Change::Configuration(configuration), None);
                 }
                 vec![self.configuration_status(id, Status::Inval)]
             }
             Packet::GetConfiguration => vec![self.configuration_status(id, Status::Success)],
             Packet::SetAltSetting { interface, alt } => {
-                if self.settings().any(|setting| (setting.number, setting.alternate) == (interface, alt)) {
+                if self.shape.settings().any(|setting| (setting.number, setting.alternate) == (interface, alt)) {
                     return self.change(id, Change::Alternate { interface, alt }, None);
                 }
                 vec![self.alt_status(id, Status::Inval, interface)]
             }
             Packet::GetAltSetting { interface } => {
-                let known = self.settings().any(|setting| setting.number == interface);
+                let known = self.shape.settings().any(|setting| setting.number == interface);
                 vec![self.alt_status(id, if known { Status::Success } else { Status::Inval }, interface)]
             }
             Packet::FilterReject => vec![Act::Rejected],
@@ -248,17 +161,12 @@ impl Core {
         }
     }
 
-    fn is(&self, address: u8, kind: u8) -> bool {
-        // One without a packet size can carry nothing.
-        self.endpoint(address).is_some_and(|(_, found)| found.kind == kind && found.max_packet > 0)
-    }
-
     fn configuration_status(&self, id: u64, status: Status) -> Act {
-        Act::Send(id, Packet::ConfigurationStatus { status, configuration: self.configuration })
+        Act::Send(id, Packet::ConfigurationStatus { status, configuration: self.shape.configuration() })
     }
 
     fn alt_status(&self, id: u64, status: Status, interface: u8) -> Act {
-        Act::Send(id, Packet::AltSettingStatus { status, interface, alt: self.alternate(interface) })
+        Act::Send(id, Packet::AltSettingStatus { status, interface, alt: self.shape.alternate(interface) })
     }
 
     fn control(&mut self, id: u64, kind: Kind, data: Vec<u8>) -> Vec<Act> {
@@ -267,7 +175,7 @@ impl Core {
         let [address, _] = index.to_le_bytes();
         match (request_type, request) {
             // CLEAR_FEATURE(ENDPOINT_HALT): the host's controller has a part in it.
-            (0x02, 1) if value == 0 && self.endpoint(address).is_some() => {
+            (0x02, 1) if value == 0 && self.shape.endpoint(address).is_some() => {
                 return self.change(id, Change::ClearHalt { endpoint: address }, Some(kind));
             }
             // SET_ADDRESS, SET_CONFIGURATION, SET_INTERFACE: the last two have packets of their own, and the first is for
@@ -291,7 +199,7 @@ impl Core {
         let transfer =
             if endpoint & 0x80 == 0 { Transfer::Out { endpoint, data } } else { Transfer::In { endpoint, length } };
         let job = Job { id, endpoint, bytes: transfer.bytes(), kind: Kind::Bulk };
-        if stream != 0 || !self.is(endpoint, 2) {
+        if stream != 0 || !self.shape.is(endpoint, 2) {
             return vec![answer(job, Status::Inval, Vec::new(), 0)];
         }
         self.enqueue(job, transfer)
@@ -299,7 +207,7 @@ impl Core {
 
     fn listen(&mut self, id: u64, endpoint: u8) -> Vec<Act> {
         let status = |status| Act::Send(id, Packet::InterruptReceivingStatus { status, endpoint });
-        if endpoint & 0x80 == 0 || !self.is(endpoint, 3) {
+        if endpoint & 0x80 == 0 || !self.shape.is(endpoint, 3) {
             return vec![status(Status::Inval)];
         }
         self.listening.entry(endpoint).or_insert(0);
@@ -311,7 +219,7 @@ impl Core {
     /// Begins the transfers that listen and are missing. Those of before a stop may still be on their way.
     fn keep_listening(&mut self, endpoint: u8) -> Vec<Act> {
         let mut acts = Vec::new();
-        let Some((_, found)) = self.endpoint(endpoint) else { return acts };
+        let Some((_, found)) = self.shape.endpoint(endpoint) else { return acts };
         if self.change.is_some() || !self.listening.contains_key(&endpoint) {
             return acts;
         }
@@ -333,9 +241,10 @@ impl Core {
 
     /// Begins a transfer, or lets it wait, or refuses it.
     fn enqueue(&mut self, job: Job, transfer: Transfer) -> Vec<Act> {
+        let waiting_bytes: usize = self.lanes.values().map(|lane| lane.waiting_bytes).sum();
         let lane = self.lanes.entry(job.endpoint).or_default();
         let held = if matches!(transfer, Transfer::In { .. } | Transfer::ControlIn { .. }) { 0 } else { job.bytes };
-        if lane.waiting.len() >= WAITING || lane.waiting_bytes.saturating_add(held) > WAITING_BYTES {
+        if lane.waiting.len() >= WAITING || waiting_bytes.saturating_add(held) > WAITING_BYTES {
             return silent_or(answer(job, Status::IoError, Vec::new(), 0), job);
         }
         lane.waiting_bytes += held;
@@ -458,6 +367,7 @@ impl Core {
             Change::Reset | Change::Configuration(_) => Vec::new(),
             Change::ClearHalt { endpoint } => vec![endpoint],
             Change::Alternate { interface, .. } => self
+                .shape
                 .settings()
                 .filter(|setting| setting.number == interface)
                 .flat_map(|setting| setting.endpoints.iter().map(|endpoint| endpoint.address))
@@ -489,21 +399,21 @@ impl Core {
         match change {
             Change::Reset => {
                 // Its interfaces were let go meanwhile, which puts them back to their first settings.
-                if !std::mem::take(&mut self.alternates).is_empty() {
-                    acts.push(self.ep_info());
+                if self.shape.reset() {
+                    acts.push(Act::Send(0, self.shape.ep_info()));
                 }
             }
             Change::Configuration(value) => {
                 if done {
-                    self.configuration = value;
-                    self.alternates.clear();
+                    self.shape.configure(value);
                 }
-                acts.extend([self.ep_info(), self.interface_info(), self.configuration_status(id, status)]);
+                acts.extend([self.shape.ep_info(), self.shape.interface_info()].map(|packet| Act::Send(0, packet)));
+                acts.push(self.configuration_status(id, status));
             }
             Change::Alternate { interface, alt } => {
                 if done {
-                    self.alternates.insert(interface, alt);
-                    acts.extend([self.ep_info(), self.interface_info()]);
+                    self.shape.set_alternate(interface, alt);
+                    acts.extend([self.shape.ep_info(), self.shape.interface_info()].map(|packet| Act::Send(0, packet)));
                 }
                 acts.push(self.alt_status(id, status, interface));
             }

@@ -1,6 +1,6 @@
 //! A camera on a USB port of this host, given out by usbredir: the side that has the device.
 //!
-//! - `core`: what is to be done, from packets and from ends of transfers. No bus, no stream.
+//! - `core`, with `shape`: what is to be done, from packets and from ends of transfers. No bus, no stream.
 //! - `bus`, `pipe`, `flights`: how it is done, by usbfs.
 //! - here: the loop between them and the stream.
 //!
@@ -15,6 +15,7 @@ mod bus;
 mod core;
 mod flights;
 mod pipe;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::act::{Act, Change};
 use self::bus::{Bus, BusError, failed};
 use self::core::Core;
+use self::shape::Shape;
 use crate::Ended;
 use crate::error::ExportError;
 
@@ -138,8 +140,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Exporter<S> {
             _ => Speed::Unknown,
         };
         let configuration = device.active_configuration().map_or(0, |found| found.configuration_value());
-        let core = Core::new(descriptors, speed, configuration);
-        let bus = Bus::open(device, own, &core.interfaces_of(configuration)).await?;
+        let core = Core::new(Shape::new(descriptors, speed, configuration));
+        let bus = Bus::open(device, own, &core.shape().interfaces_of(configuration)).await?;
         let (codec, output) = Codec::new(Side::Host, Caps::OURS, concat!("fleet ", env!("CARGO_PKG_VERSION")));
         Ok((Self { io, codec, core, bus, input: Vec::new(), output, sent: 0, change: None }, unplug))
     }
@@ -153,9 +155,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Exporter<S> {
             if let Some(change) = self.change.take() {
                 let configuration = match change {
                     Change::Configuration(value) => value,
-                    _ => self.core.configuration(),
+                    _ => self.core.shape().configuration(),
                 };
-                let status = self.bus.perform(change, &self.core.interfaces_of(configuration)).await?;
+                let status = self.bus.perform(change, &self.core.shape().interfaces_of(configuration)).await?;
                 let acts = self.core.performed(status);
                 self.carry_out(acts)?;
                 self.take_packets()?;
@@ -209,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Exporter<S> {
             match act {
                 Act::Send(id, packet) => self.send(id, packet)?,
                 Act::Begin(token, transfer) => {
-                    let place = self.core.endpoint(transfer.endpoint());
+                    let place = self.core.shape().endpoint(transfer.endpoint());
                     self.bus.begin(token, transfer, place);
                 }
                 Act::Cancel(token) => self.bus.cancel(token),

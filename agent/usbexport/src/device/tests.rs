@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::act::{Act, Change, Done, Token, Transfer};
 use super::core::{BYTES, Core, DEPTH, WAITING};
+use super::shape::Shape;
 
 /// Two configurations; the first has two settings of interface 0, with endpoints of all kinds, and one endpoint with packets
 /// of no bytes.
@@ -55,7 +56,7 @@ impl World {
         let (mut codec, _) = Codec::new(Side::Host, Caps::OURS, "fleet");
         let (_, hello) = Codec::new(Side::Guest, Caps::OURS, "test");
         codec.read(&mut hello.as_slice()).expect("hello");
-        let core = Core::new(descriptors::parse(&device()).expect("descriptors"), Speed::High, 1);
+        let core = Core::new(Shape::new(descriptors::parse(&device()).expect("descriptors"), Speed::High, 1));
         let (begun, asked) = (BTreeMap::new(), BTreeMap::new());
         let mut world =
             Self { core, codec, begun, performing: None, asked, bulk: Vec::new(), well: Vec::new(), next: 1 };
@@ -318,14 +319,14 @@ fn isochronous_streams_streams_of_bulk_and_empty_endpoints_are_refused_by_the_pr
 #[test]
 fn another_setting_shows_its_endpoints() {
     let mut world = World::new();
-    assert!(world.core.endpoint(0x85).is_none());
+    assert!(world.core.shape().endpoint(0x85).is_none());
     world.take(Packet::SetAltSetting { interface: 0, alt: 1 });
     world.performing = None;
     let acts = world.core.performed(Status::Success);
     let Some(Act::Send(0, Packet::EpInfo(info))) = acts.first() else { panic!("{acts:?}") };
     assert_eq!(info.endpoints[0x15].kind, EpType::Iso);
     assert_eq!(info.endpoints[2].kind, EpType::Invalid);
-    assert!(world.core.endpoint(0x85).is_some());
+    assert!(world.core.shape().endpoint(0x85).is_some());
     world.obey(acts);
     world.settle();
 }

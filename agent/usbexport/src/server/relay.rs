@@ -1,4 +1,4 @@
-//! Relays a fresh connection to a borrower, and looks at the headers that go by.
+//! Relays a fresh connection to a borrower: whole packets that are right, and nothing else ([`Passing`]).
 //!
 //! Each direction has one buffer, and reads no further before all of it was written: whoever is slow slows down the other,
 //! and nothing piles up here. A direction that waits does not hold up the other one.
@@ -86,7 +86,7 @@ async fn up(
     mut to: impl AsyncWrite + Unpin,
 ) -> Result<Ended, ExportError> {
     let mut passing = Passing::new(Side::Guest);
-    let mut buffer = vec![0; BUFFER];
+    let (mut buffer, mut out) = (vec![0; BUFFER], Vec::with_capacity(BUFFER));
     loop {
         let length = match from.read(&mut buffer).await {
             Ok(0) => return Ok(Ended::PeerClosed),
@@ -94,13 +94,13 @@ async fn up(
             Err(source) if broken(&source) => return Ok(Ended::PeerClosed),
             Err(source) => return Err(ExportError::Stream { with: "the borrower".to_owned(), source }),
         };
-        let bytes = buffer.get(..length).unwrap_or_default();
         let mut rejected = false;
-        let mut rest = bytes;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        out.clear();
         loop {
             said.agreed().into_iter().for_each(|both| passing.agreed(both));
             let wrong = |source| ExportError::Protocol { from: "the borrower".to_owned(), source };
-            match passing.look(&mut rest).map_err(wrong)? {
+            match passing.pass(&mut rest, &mut out).map_err(wrong)? {
                 None => break,
                 Some(Passed::Hello(caps)) => _ = said.guest.set(caps),
                 Some(Passed::FilterReject) => rejected = true,
@@ -108,7 +108,7 @@ async fn up(
             }
         }
         let written = async {
-            to.write_all(bytes).await?;
+            to.write_all(&out).await?;
             to.flush().await
         };
         match written.await {
@@ -136,7 +136,7 @@ impl Down<'_> {
         mut to: impl AsyncWrite + Unpin,
     ) -> Result<Ended, ExportError> {
         let mut passing = Passing::new(Side::Host);
-        let mut buffer = vec![0; BUFFER];
+        let (mut buffer, mut out) = (vec![0; BUFFER], Vec::with_capacity(BUFFER));
         let mut due = Due::Hello(Instant::now() + HELLO);
         loop {
             let length = tokio::select! {
@@ -153,14 +153,14 @@ impl Down<'_> {
                 },
             };
             let mut rest = buffer.get(..length).unwrap_or_default();
-            let gone = match self.look(&mut passing, &mut rest, &mut due)? {
+            out.clear();
+            // What follows its going is of the next device.
+            let gone = match self.look(&mut passing, &mut rest, &mut out, &mut due)? {
                 Sight::Another => return Ok(Ended::Unplugged),
                 sight => sight == Sight::Gone,
             };
-            // What follows its going is of the next device.
-            let bytes = buffer.get(..length - rest.len()).unwrap_or_default();
             let written = async {
-                to.write_all(bytes).await?;
+                to.write_all(&out).await?;
                 to.flush().await
             };
             let written = if gone {
@@ -179,12 +179,18 @@ impl Down<'_> {
     }
 
     /// Looks at what goes by.
-    fn look(&self, passing: &mut Passing, bytes: &mut &[u8], due: &mut Due) -> Result<Sight, ExportError> {
+    fn look(
+        &self,
+        passing: &mut Passing,
+        bytes: &mut &[u8],
+        out: &mut Vec<u8>,
+        due: &mut Due,
+    ) -> Result<Sight, ExportError> {
         let mut sight = Sight::Same;
         loop {
             self.said.agreed().into_iter().for_each(|both| passing.agreed(both));
             let wrong = |source| ExportError::Protocol { from: self.address.to_string(), source };
-            match passing.look(bytes).map_err(wrong)? {
+            match passing.pass(bytes, out).map_err(wrong)? {
                 None => return Ok(sight),
                 Some(Passed::Hello(caps)) => {
                     _ = self.said.host.set(caps);

@@ -12,9 +12,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::ASK;
-use super::common::{Borrower, DEADLINE, command, picture};
-use super::qmp::Qmp;
+use fleet_usb_host::{ASK, Qmp, picture};
+
+use super::common::{Borrower, DEADLINE, command};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "runs in the guest that the other test starts"]
@@ -154,7 +154,7 @@ async fn pictures(camera: &Camera) {
     let handle =
         handles.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes).expect("a picture");
     borrower.bulk_out(command(0x1009, &[handle])).await;
-    assert!(borrower.transfer(65536).await[12..] == picture().bytes, "the picture is another");
+    assert!(borrower.transfer(65536).await[12..] == picture(), "the picture is another");
     borrower.transfer(512).await;
 
     borrower.send(&Packet::StopInterruptReceiving { endpoint: 0x83 }).await;

@@ -90,7 +90,8 @@ impl Fleet {
         }
         let end = sent.end();
         for host in host_ends_of(members.iter().map(|member| member.name.as_str()), &end) {
-            host.hosts.iter().for_each(|name| say(&mut tally, name, host.outcome, &host.reason));
+            let (outcome, reason) = host.of_unnamed(&end.targets);
+            host.hosts.iter().for_each(|name| say(&mut tally, name, outcome, reason));
         }
         end.targets.iter().for_each(|fold| tally.say_fold(fold));
         let plan = &target.plan;

@@ -6,13 +6,14 @@
 //!  the time (watch.rs)─┤                      ├─► waves (waves.rs) ──► own agent, by its local socket
 //!  ends of waves ──────┘                      │                   └──► the others, in a tree
 //!                                             └─► answers ─► whoever follows (follow.rs), and the journal
-//!  ps, act, prove, exec … (reads.rs, listing.rs, act.rs) ──► waves of their own
+//!  ps, act, prove, exec, cameras … (reads.rs, listing.rs, act.rs, cameras.rs) ──► waves of their own
 //! ```
 //!
 //! The own host is told directly and is nobody's parent: others cannot reach it by its socket.
 
 mod act;
 mod ask;
+mod cameras;
 mod command;
 mod follow;
 mod listing;
@@ -28,7 +29,7 @@ use fleet_core::{Action, Answer, Core, Input, Output, Phase, RestoreError};
 use fleet_proto::v1::{OpHeader, Spec};
 use netlang::Plan;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as latest};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -38,6 +39,7 @@ use super::hosts::Hosts;
 use super::store::{Store, StoreError};
 use super::targets::{self, Target};
 pub use act::Act;
+pub use cameras::{Ended, Place, Wish};
 pub use command::On;
 pub use waves::Word;
 
@@ -70,6 +72,8 @@ pub struct Fleet {
     /// Waves of the core that are under way: their experiment, and what ends the following of them.
     flights: Mutex<HashMap<String, (String, CancellationToken)>>,
     epoch: u64,
+    /// Counts what the core was told.
+    changes: latest::Sender<u64>,
     /// The core may want to be woken at another time.
     woken: Notify,
     tasks: TaskTracker,
@@ -120,6 +124,7 @@ impl Fleet {
             follows: Mutex::default(),
             flights: Mutex::default(),
             epoch,
+            changes: latest::Sender::new(0),
             woken: Notify::new(),
             tasks: TaskTracker::new(),
             stop,
@@ -171,6 +176,7 @@ impl Fleet {
             }
         }
         self.release_answers();
+        self.changes.send_modify(|count| *count += 1);
         self.woken.notify_one();
     }
 

@@ -24,7 +24,8 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Changes of hosts within this time are looked at together.
 const GATHER: Duration = Duration::from_millis(100);
 
-type Agent = AgentClient<Channel>;
+/// The way to one of them.
+pub type Agent = AgentClient<Channel>;
 
 /// Where streams come from.
 #[derive(Clone)]
@@ -37,8 +38,11 @@ pub struct Feeds {
 
 impl Feeds {
     /// Keeps a feed of each host that is there, until told to stop.
-    pub async fn of_all<F>(self, stop: CancellationToken, feed: impl Fn(Agent) -> F + Clone + Send + Sync + 'static)
-    where
+    pub async fn of_all<F>(
+        self,
+        stop: CancellationToken,
+        feed: impl Fn(String, Agent) -> F + Clone + Send + Sync + 'static,
+    ) where
         F: Future<Output = Result<(), Status>> + Send + 'static,
     {
         let mut changes = self.hosts.changes();
@@ -78,11 +82,11 @@ impl Feeds {
 }
 
 /// Begins a feed again whenever it breaks, until told to stop.
-async fn keep_feeding<F>(host: String, agents: Agents, stop: CancellationToken, feed: impl Fn(Agent) -> F)
+async fn keep_feeding<F>(host: String, agents: Agents, stop: CancellationToken, feed: impl Fn(String, Agent) -> F)
 where
     F: Future<Output = Result<(), Status>>,
 {
-    let once = async || feed(agents.client(&host).await?).await;
+    let once = async || feed(host.clone(), agents.client(&host).await?).await;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -99,7 +103,7 @@ where
 
 /// Feeds the writer with samples, best effort, until the agent's stream breaks.
 pub async fn samples(mut agent: Agent, sink: TelemetrySink) -> Result<(), Status> {
-    let mut batches = agent.telemetry(TelemetryRequest {}).await?.into_inner();
+    let mut batches = agent.telemetry(TelemetryRequest::default()).await?.into_inner();
     while let Some(mut batch) = batches.message().await? {
         // Events go the acknowledged way.
         batch.events.clear();
@@ -129,7 +133,7 @@ pub async fn tail(
     wanted: Wanted,
     sender: mpsc::Sender<Result<TelemetryBatch, Status>>,
 ) -> Result<(), Status> {
-    let mut batches = agent.telemetry(TelemetryRequest {}).await?.into_inner();
+    let mut batches = agent.telemetry(TelemetryRequest { events_only }).await?.into_inner();
     while let Some(batch) = batches.message().await? {
         let Some(batch) = wanted.select(batch, events_only) else { continue };
         if sender.send(Ok(batch)).await.is_err() {

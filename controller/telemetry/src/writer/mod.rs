@@ -15,7 +15,7 @@ mod status;
 use std::time::Duration;
 
 use fleet_proto::v1::TelemetryBatch;
-use fleet_telemetry::{EventOutbox, Pushed, QueueSender, Recorded, WhenFull, queue};
+use fleet_telemetry::{EventOutbox, Pushed, QueueSender, Recorded, Weigh as _, WhenFull, queue};
 use mongodb::Database;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -100,7 +100,7 @@ impl TelemetrySink {
                 self.status.events_lost(1, "more events wait for the database than are kept");
             }
         }
-        if batch.hosts.is_empty() && batch.vms.is_empty() && batch.ports.is_empty() {
+        if batch.weight() == 0 {
             return Pushed::Kept;
         }
         let pushed = self.samples.offer(batch);

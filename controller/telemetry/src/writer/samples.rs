@@ -79,7 +79,7 @@ impl SampleWriter {
 
     /// Writes everything that is held. False if the database did not answer.
     async fn write(&self, database: &Database, mut held: Held) -> bool {
-        let mut documents: [Vec<Document>; 3] = Default::default();
+        let mut documents: [Vec<Document>; Collection::SERIES.len()] = Default::default();
         let lost = self.status.samples_dropped();
         for batch in &held.batches {
             for Documents { collection, documents: more } in document::samples(batch, lost) {

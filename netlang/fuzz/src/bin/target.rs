@@ -7,11 +7,5 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| netlang_fuzz::check(data));
 
 #[cfg(not(fuzzing))]
 fn main() -> anyhow::Result<()> {
-    for path in std::env::args().skip(1) {
-        let data = std::fs::read(&path).map_err(|error| anyhow::anyhow!("cannot read {path}: {error}"))?;
-        println!("{path}: {}", String::from_utf8_lossy(&data));
-        netlang_fuzz::check(&data);
-        println!("{path}: every promise holds");
-    }
-    Ok(())
+    fleet_fuzz::replay(netlang_fuzz::check)
 }

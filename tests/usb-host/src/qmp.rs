@@ -12,6 +12,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 const DEADLINE: Duration = Duration::from_secs(240);
 
 /// A monitor's connection.
+#[derive(Debug)]
 pub struct Qmp {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
