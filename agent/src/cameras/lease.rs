@@ -458,7 +458,10 @@ impl Task {
                 self.event(kind, said);
             }
             Acted::Brought(Err(refusal)) => {
-                self.event("camera.refused", &refusal.to_string());
+                // Told once, however often it is tried.
+                if self.why.as_ref() != Some(&refusal) {
+                    self.event("camera.refused", &refusal.to_string());
+                }
                 self.why = Some(refusal);
                 self.step_quietly(Event::Failed(order.number));
                 self.again = Some(Instant::now() + self.waits.next());
