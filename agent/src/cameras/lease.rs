@@ -104,8 +104,10 @@ pub struct Around {
 }
 
 impl Lease {
-    /// Starts the task of a lease that is on record, and lists it. `restored`: an earlier agent has begun it.
-    pub fn start(around: &Around, record: Record, source: Arc<dyn Source>, restored: bool) -> Arc<Self> {
+    /// Starts the task of a lease that is on record, and lists it. `seen`: how the camera is that is lent anew; `None`: an
+    /// earlier agent has begun the lease.
+    pub fn start(around: &Around, record: Record, source: Arc<dyn Source>, seen: Option<Sight>) -> Arc<Self> {
+        let restored = seen.is_none();
         let (commands, receiver) = mpsc::channel(ORDERS);
         let (meter, shown) = (Arc::new(Meter::default()), Shown { state: CameraState::Leased, detail: String::new() });
         let shown = Arc::new(Mutex::new((shown, record.since_ms)));
@@ -130,7 +132,7 @@ impl Lease {
             shown,
             meter,
             course: Course::default(),
-            seen: None,
+            seen: seen.map(Seen::As),
             port: None,
             vm_state: None,
             acting: None,
@@ -434,11 +436,7 @@ impl Task {
         self.broken = true;
         self.again = Some(Instant::now() + self.waits.next());
         let event = self.course.broke();
-        self.why = Some(Refusal::NotUp {
-            vm: self.record.holder(),
-            camera: self.record.label.clone(),
-            reason: reason.to_owned(),
-        });
+        self.why = Some(Refusal::Broke { camera: self.record.label.clone(), reason: reason.to_owned() });
         self.step(event);
     }
 
@@ -460,7 +458,10 @@ impl Task {
                 self.event(kind, said);
             }
             Acted::Brought(Err(refusal)) => {
-                self.event("camera.refused", &refusal.to_string());
+                // Told once, however often it is tried.
+                if self.why.as_ref() != Some(&refusal) {
+                    self.event("camera.refused", &refusal.to_string());
+                }
                 self.why = Some(refusal);
                 self.step_quietly(Event::Failed(order.number));
                 self.again = Some(Instant::now() + self.waits.next());
@@ -608,7 +609,7 @@ impl Task {
             (_, Some(Seen::Unreached(refusal))) => refusal.clone(),
             (_, Some(Seen::As(sight))) if sight.present => match &self.why {
                 Some(why) => why.clone(),
-                None => Refusal::NotUp { vm, camera, reason: "it is tried again".to_owned() },
+                None => Refusal::Broke { camera, reason: "its VM or it was gone for a moment".to_owned() },
             },
             (_, None) => Refusal::Unreached {
                 host: self.record.camera.host.clone(),

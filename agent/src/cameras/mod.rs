@@ -104,8 +104,7 @@ impl Cameras {
                 tracing::error!(%error, "a serial number that two cameras say cannot be noted");
             }
         });
-        let around =
-            Around { host: name.to_owned(), store, hub: Arc::clone(hub), vms, leases: Arc::default() };
+        let around = Around { host: name.to_owned(), store, hub: Arc::clone(hub), vms, leases: Arc::default() };
         let cameras = Self {
             around,
             host,
@@ -116,7 +115,7 @@ impl Cameras {
         };
         for record in cameras.around.store.leases() {
             let source = cameras.source(&record.camera, &record.address, record.keeper.epoch, &record.holder());
-            Lease::start(&cameras.around, record, source, true);
+            Lease::start(&cameras.around, record, source, None);
         }
         Ok(Arc::new(cameras))
     }
@@ -235,7 +234,7 @@ impl Cameras {
             since_ms: now_ms(),
         };
         self.around.store.put(&record).map_err(|error| Refusal::Store(error.to_string()))?;
-        Ok(Lease::start(&self.around, record, source, false))
+        Ok(Lease::start(&self.around, record, source, Some(sight)))
     }
 
     /// Waits until a VM can take a camera.

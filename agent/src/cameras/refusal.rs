@@ -111,6 +111,14 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// It was in its VM, and the way to it broke.
+    #[error("the conversation with {camera} broke: {reason}; it is tried again")]
+    Broke {
+        /// The camera.
+        camera: String,
+        /// Why.
+        reason: String,
+    },
     /// This host is on its own.
     #[error(
         "this host belongs to no fleet, so cameras of other hosts do not reach it: join it \
@@ -151,7 +159,7 @@ impl Refusal {
         match self {
             Self::InTheWay { obstacle, .. } => obstacle.state,
             Self::WrongMode { .. } => CameraState::WrongMode,
-            Self::Absent { .. } | Self::Unreached { .. } => CameraState::Lost,
+            Self::Absent { .. } | Self::Unreached { .. } | Self::Broke { .. } => CameraState::Lost,
             _ => CameraState::Leased,
         }
     }

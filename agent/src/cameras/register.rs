@@ -172,7 +172,7 @@ impl Register {
         }
         // Those that were forgotten while they were there: another camera took their place.
         let gone = self.cameras.values().filter(|camera| camera.present && !now.contains_key(&camera.id));
-        told.extend(gone.map(|camera| unplugged(camera)));
+        told.extend(gone.map(unplugged));
         self.cameras = now;
         told
     }

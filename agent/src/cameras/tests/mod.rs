@@ -35,7 +35,7 @@ struct Host {
 impl Host {
     async fn start(name: &'static str, vms: &[&str], servers: &[&Softcam]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let servers = servers.iter().map(|camera| camera.address().to_string()).collect();
+        let servers: Vec<String> = servers.iter().map(|camera| camera.address().to_string()).collect();
         let (guests, hub) = (Guests::new(vms), Arc::new(Hub::new(name)));
         let events = tokio::sync::Mutex::new(hub.subscribe());
         let cameras = Self::cameras(name, dir.path(), &servers, &hub, &guests).await;
@@ -44,13 +44,7 @@ impl Host {
         host
     }
 
-    async fn cameras(
-        name: &str,
-        dir: &Path,
-        servers: &Vec<String>,
-        hub: &Arc<Hub>,
-        guests: &Arc<Guests>,
-    ) -> Arc<Cameras> {
+    async fn cameras(name: &str, dir: &Path, servers: &[String], hub: &Arc<Hub>, guests: &Arc<Guests>) -> Arc<Cameras> {
         let config = CamerasConfig {
             servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
             look: Look { sysfs: Sysfs::new(dir.join("sys"), dir.join("dev")), procfs: Procfs::default() },
