@@ -334,6 +334,8 @@ impl Cameras {
         let at = self.host_of(&lease);
         let vm = in_words(&lease.holder);
         let ended = match &at {
+            // It is in no VM, and is kept out of it.
+            Some(at) if hold && picture.answers(at) && !self.keeps(camera, &lease, at) => return Ok(None),
             Some(at) => self.take_out(op, camera, at, lease.epoch, hold).await,
             None => return Ok(None),
         };
