@@ -51,7 +51,9 @@ fn a_host_that_dies_while_it_hands_an_image_on_costs_nobody_else_the_image() {
     // Halfway through: the second has some pieces, and the image is not whole yet.
     let arrives = stores.path().join("2/incoming");
     let mut ended = || push.try_wait().unwrap().is_some();
-    until("pieces on the second host", || ended() || arrives.read_dir().is_ok_and(|mut pieces| pieces.next().is_some()));
+    until("pieces on the second host", || {
+        ended() || arrives.read_dir().is_ok_and(|mut pieces| pieces.next().is_some())
+    });
     assert!(!ended(), "the image was there too soon");
     lab.kill("h02");
     let output = push.wait_with_output().unwrap();

@@ -82,7 +82,11 @@ fn a_camera_of_one_host_is_lent_to_a_vm_of_another_and_comes_back_whatever_happe
 
     // Seen, and lent by its serial number; refused to anybody else.
     let seen = wait_for(lab.fleet(), "available");
-    assert_eq!((&seen["host"], &seen["usb_id"], &seen["persona"]), (&"h01".into(), &"04b0:0428".into(), &"ptp".into()), "{seen:#}");
+    assert_eq!(
+        (&seen["host"], &seen["usb_id"], &seen["persona"]),
+        (&"h01".into(), &"04b0:0428".into(), &"ptp".into()),
+        "{seen:#}"
+    );
     let attach = ["usb", "attach", SERIAL, "viewer"];
     let _ = lab.fleet().ok(&attach);
     let attached = wait_for(lab.fleet(), "attached");
@@ -94,9 +98,13 @@ fn a_camera_of_one_host_is_lent_to_a_vm_of_another_and_comes_back_whatever_happe
     // The real gphoto2 finds it, lists and fetches; what the camera denies is told once.
     until_detected(lab.fleet(), "viewer");
     pictures_arrive(lab.fleet(), "viewer");
-    let upload = "cd /tmp && mv DSC_0001.JPG NEW.JPG && gphoto2 --folder /store_00010001/100NIKON --upload-file NEW.JPG";
+    let upload =
+        "cd /tmp && mv DSC_0001.JPG NEW.JPG && gphoto2 --folder /store_00010001/100NIKON --upload-file NEW.JPG";
     let refused = lab.fleet().run(&["exec", "viewer", "--", "sh", "-c", upload]);
-    assert!(refused.code != 0 && format!("{}{}", refused.stdout, refused.stderr).contains("Access Denied"), "{refused:?}");
+    assert!(
+        refused.code != 0 && format!("{}{}", refused.stdout, refused.stderr).contains("Access Denied"),
+        "{refused:?}"
+    );
     assert_eq!(camera.soft.seen().denied, 1, "it was not tried again");
 
     // Out of its port, and into it at another speed.

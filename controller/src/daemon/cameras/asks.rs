@@ -19,7 +19,7 @@ use crate::daemon::fleet::{Place, Wish};
 
 /// How long a user waits for what is under way with a camera.
 const TURN: Duration = Duration::from_secs(30);
-/// Cameras that a message lists.
+/// Cameras, or VMs that need one, that are told one by one.
 const LISTED: usize = 8;
 /// How long an `up` waits for the cameras of its VMs.
 const UP: Duration = Duration::from_secs(30);
@@ -334,6 +334,8 @@ impl Cameras {
         let at = self.host_of(&lease);
         let vm = in_words(&lease.holder);
         let ended = match &at {
+            // It is in no VM, and is kept out of it.
+            Some(at) if hold && picture.answers(at) && !self.keeps(camera, &lease, at) => return Ok(None),
             Some(at) => self.take_out(op, camera, at, lease.epoch, hold).await,
             None => return Ok(None),
         };
@@ -369,7 +371,7 @@ impl Cameras {
             let settled = told.iter().all(|(settled, _)| *settled);
             let changed = tokio::time::timeout_at(until, changes.changed());
             if settled || self.stop.is_cancelled() || !matches!(changed.await, Ok(Ok(()))) {
-                return told.into_iter().map(|(_, text)| text).collect();
+                return shortened(told.into_iter().map(|(_, text)| text).collect());
             }
         }
     }
@@ -407,6 +409,16 @@ impl Cameras {
         let none = free(&ledger, &picture).next().is_none();
         (none, format!("{vm} waits for a camera: none is free; `fleet usb ls` shows them"))
     }
+}
+
+/// A few of many lines.
+fn shortened(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(LISTED);
+    if more > 0 {
+        lines.truncate(LISTED);
+        lines.push(format!("{more} more VMs need cameras; `fleet usb ls` shows which have one"));
+    }
+    lines
 }
 
 impl From<LeaseError> for CameraError {

@@ -116,11 +116,8 @@ pub enum CameraError {
         /// In words.
         reason: String,
     },
-    /// It is lent no more, and not out.
-    #[error(
-        "{camera} is lent to nobody any more, but not out of {vm} yet: {reason}\nhelp: that is tried again; `fleet usb ls` \
-             shows it"
-    )]
+    /// It is to be out of its VM, and is not.
+    #[error("{camera} is not out of {vm} yet: {reason}\nhelp: that is tried again; `fleet usb ls` shows it")]
     NotOut {
         /// The camera.
         camera: String,

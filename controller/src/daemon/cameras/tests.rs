@@ -119,6 +119,9 @@ impl FakeHost {
     fn detach(&self, order: &DetachCamera) -> LocalEnd {
         let mut kept = locked(&self.kept);
         kept.orders.push(format!("detach {} {}", order.camera, order.hold));
+        if order.hold && !kept.leases.contains_key(&order.camera) {
+            return LocalEnd::failed("no VM of this host has the camera", Vec::new());
+        }
         match kept.leases.get_mut(&order.camera).filter(|lease| lease.epoch == order.epoch) {
             Some(lease) if order.hold => lease.set_state(CameraState::Held),
             Some(_) => {
@@ -463,6 +466,7 @@ async fn what_is_held_stays_out_over_restarts_until_it_is_attached_again() {
     let controller = rig.controller().await;
     rig.host.tell("camera.unplugged");
     assert_eq!((controller.state().await, rig.host.has().len()), (CameraState::Held, 0));
+    assert!(controller.detach("x.a", true).await.is_ok(), "its host has not heard of it, and that is well");
     let taken = controller.attach("301", "x.b", false).await.unwrap_err();
     assert!(taken.contains("lent to x.a"), "{taken}");
     assert_eq!(controller.attach("301", "x.a", false).await.unwrap().cameras[0].state(), ATTACHED);
