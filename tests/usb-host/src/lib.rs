@@ -23,7 +23,7 @@ use std::time::Duration;
 use fleet_images::{Builder, Image, ImageStore, Recipe};
 use tempfile::TempDir;
 
-pub use qmp::Qmp;
+use qmp::Qmp;
 
 /// How long the guest may say nothing: QEMU within QEMU is slow.
 const SILENCE: Duration = Duration::from_secs(600);
@@ -111,8 +111,8 @@ impl Drop for Host {
     }
 }
 
-/// Kernel and initial RAM disk, in a store that all tests of a target folder share.
-fn image(init: &Path) -> Image {
+/// Its kernel and initial RAM disk, in a store that all tests of a target folder share.
+pub fn image(init: &Path) -> Image {
     let program = std::env::current_exe().unwrap();
     let store: PathBuf = program.parent().and_then(Path::parent).unwrap().join("usb-host-images");
     let store = ImageStore::open(store).unwrap();

@@ -1,18 +1,18 @@
 //! What runs in the guest that plays the host: the parts of an agent, on devices that the kernel takes for real.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::{Child, Command};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
-use fleet_usb::{Access, Camera, Events, Inventory, Look, Persona, Procfs, Rules, Watcher};
+use fleet_usb::{Access, Camera, Events, Holder, Inventory, Look, Persona, Procfs, Rules, Watcher};
 use fleet_usbexport::{Ended, ExportError, export_device};
 use fleet_usbredir::{Filter, Packet, Status};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use fleet_usb_host::{ASK, Qmp, picture};
+use fleet_usb_host::{ASK, picture};
+use fleet_vm::{Accelerator, HostConfig, Machine, Merge, RootFs, VmHost, VmSpec};
 
 use super::common::{Borrower, DEADLINE, command};
 
@@ -37,10 +37,12 @@ async fn what_the_guest_runs() {
     println!("inside: the disk was exported, and the kernel has it again");
     unplug(&watcher).await;
     println!("inside: unplugs are told, idle or not");
-    qemu_by_descriptor(&watcher);
-    println!("inside: QEMU has it by descriptor, proved");
-    qemu_by_redir(&watcher).await;
-    println!("inside: QEMU has it by usbredir, proved");
+    let machine = launch().await;
+    to_a_vm_of_this_host(&watcher, &machine).await;
+    println!("inside: a virtual machine had it by descriptor, proved");
+    to_a_vm_by_usbredir(&watcher, &machine).await;
+    println!("inside: a virtual machine had it by usbredir, proved");
+    machine.remove().await.expect("removed");
 }
 
 /// The cameras, once they are so.
@@ -229,82 +231,75 @@ async fn unplug(watcher: &Watcher) {
     until(watcher, |cameras| cameras.iter().filter(|camera| camera.present).count() == 3).await;
 }
 
-/// A virtual machine within, killed at its end.
-struct Nested {
-    child: Child,
-    qmp: Qmp,
-}
-
-impl Nested {
-    fn start() -> Self {
-        let child = Command::new("qemu-system-x86_64")
-            .args(["-machine", "q35,accel=tcg", "-m", "64", "-display", "none", "-nodefaults", "-no-user-config"])
-            .args(["-device", "qemu-xhci,id=xhci", "-qmp", "unix:/run/qmp,server=on,wait=off"])
-            .args(["-chardev", "socket,id=redir,path=/run/redir,server=on,wait=off"])
-            .spawn()
-            .expect("qemu");
-        Self { child, qmp: Qmp::connect(Path::new("/run/qmp")) }
-    }
-
-    fn attached(&mut self, id: &str, attached: &str) {
-        let path = format!(r#"{{"path":"/machine/peripheral/{id}","property":"attached"}}"#);
-        self.qmp.until("qom-get", &path, attached);
-    }
-}
-
-impl Drop for Nested {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A virtual machine within. Its guest is the kernel of the host that is played; how far it boots does not matter.
+async fn launch() -> Machine {
+    let variable = |name: &str| std::env::var(name).expect("what the test outside sets");
+    let run_dir = PathBuf::from("/run/vms");
+    let ram_dir = PathBuf::from("/dev/shm");
+    let host = VmHost::new(HostConfig { run_dir, ram_dir, cgroup: "usb-host".to_owned(), clones: false });
+    let spec = VmSpec {
+        experiment: "cams".to_owned(),
+        name: "viewer".to_owned(),
+        hypervisor: "qemu".to_owned(),
+        accelerator: Some(Accelerator::Tcg),
+        memory_bytes: 256 << 20,
+        cpus: 1,
+        kernel: variable("NESTED_KERNEL").into(),
+        root: RootFs::Initrd(variable("NESTED_INITRD").into()),
+        cmdline: "quiet".to_owned(),
+        acpi: true,
+        usb: true,
+        lpj: None,
+        merge: Merge::Off,
+        nics: Vec::new(),
+    };
+    host.expect("a host").launch(spec, Vec::new()).await.expect("a virtual machine")
 }
 
 /// The way of a camera to a virtual machine of its own host.
-fn qemu_by_descriptor(watcher: &Watcher) {
+async fn to_a_vm_of_this_host(watcher: &Watcher, machine: &Machine) {
     let cameras = watcher.cameras();
     let camera = player(&cameras);
-    let node = open(camera);
-    let mut nested = Nested::start();
-    let set = nested.qmp.execute_with("add-fd", r#"{"fdset-id":7}"#, Some(node.as_fd()));
-    println!("inside: {set}");
-    drop(node);
-    nested.qmp.execute("device_add", r#"{"driver":"usb-host","id":"cam","bus":"xhci.0","hostdevice":"/dev/fdset/7"}"#);
-    nested.attached("cam", "true");
+    machine.plug_usb_host("cam", open(camera)).await.expect("attached");
+    assert!(machine.usb_attached("cam").await.expect("an answer"));
     let nodes = BTreeSet::from([camera.seen.device.node.clone()]);
     let holders = Procfs::default().holders(&nodes).expect("processes");
-    assert!(
-        matches!(&holders[..], [fleet_usb::Holder::Process { pid, .. }] if *pid == nested.child.id()),
-        "{holders:?}"
-    );
-    drop(nested);
-    assert_eq!(self::holders(camera), 0);
+    let held =
+        |holder: &Holder| matches!(holder, Holder::Process { pid, .. } if i32::try_from(*pid) == Ok(machine.pid()));
+    assert!(!holders.is_empty() && holders.iter().all(held), "{holders:?}");
+    machine.unplug_usb("cam").await.expect("detached");
+    assert_eq!((driver(camera), self::holders(camera)), (None, 0));
 }
 
 /// The way to a virtual machine of another host, without the other host.
-async fn qemu_by_redir(watcher: &Watcher) {
+async fn to_a_vm_by_usbredir(watcher: &Watcher, machine: &Machine) {
     let cameras = watcher.cameras();
     let camera = player(&cameras);
     let id = camera.seen.device.id;
-    let _ = std::fs::remove_file("/run/qmp");
-    let _ = std::fs::remove_file("/run/redir");
-    let mut nested = tokio::task::spawn_blocking(Nested::start).await.expect("qemu");
-    let filter = Filter::only(id.vendor, id.product, 6);
-    nested.qmp.execute(
-        "device_add",
-        &format!(r#"{{"driver":"usb-redir","id":"red","bus":"xhci.0","chardev":"redir","filter":"{filter}"}}"#),
-    );
-    nested.attached("red", "false");
-    let stream = UnixStream::connect("/run/redir").await.expect("its socket");
+    let filter = Filter::only(id.vendor, id.product, 6).to_string();
+    let stream = machine.plug_usb_redir("cam", &filter).await.expect("its stream");
+    assert!(!machine.usb_attached("cam").await.expect("an answer"));
     let cancel = CancellationToken::new();
     let export = tokio::spawn(export_device(open(camera), stream, cancel.clone()));
-    let mut nested = tokio::task::spawn_blocking(move || {
-        nested.attached("red", "true");
-        nested
-    })
-    .await
-    .expect("attached");
+    until_attached(machine, true).await;
     cancel.cancel();
     assert_eq!(ended(export).await.expect("an export"), Ended::Cancelled);
-    tokio::task::spawn_blocking(move || nested.attached("red", "false")).await.expect("detached");
-    assert_eq!(holders(camera), 0);
+    until_attached(machine, false).await;
+    assert_eq!(self::holders(camera), 0);
+    // A filter that is for another camera refuses this one, and the exporter is told.
+    let other = Filter::only(id.vendor, id.product + 1, 6).to_string();
+    let stream = machine.plug_usb_redir("cam", &other).await.expect("its stream");
+    let export = tokio::spawn(export_device(open(camera), stream, CancellationToken::new()));
+    let outcome = ended(export).await;
+    assert!(matches!(outcome, Err(ExportError::Rejected)), "{outcome:?}");
+    machine.unplug_usb("cam").await.expect("detached");
+}
+
+async fn until_attached(machine: &Machine, wanted: bool) {
+    let looking = async {
+        while machine.usb_attached("cam").await.expect("an answer") != wanted {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, looking).await.expect("in time");
 }

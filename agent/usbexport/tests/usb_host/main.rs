@@ -14,8 +14,13 @@ use std::path::PathBuf;
 fn a_camera_on_a_port_is_found_exported_and_given_to_qemu_by_descriptor() {
     let init: PathBuf = std::env::var_os("FLEET_INIT").expect("FLEET_INIT, as make test-usb-host sets it").into();
     let program = std::env::current_exe().expect("this program");
+    // The virtual machine within has the kernel of the one around it.
+    let x86 = fleet_usb_host::image(&init).x86.expect("a kernel");
     let script = format!(
-        "RUST_BACKTRACE=1 exec {} --ignored --exact --nocapture inside::what_the_guest_runs",
+        "export RUST_BACKTRACE=1 NESTED_KERNEL={} NESTED_INITRD={}\n\
+        exec {} --ignored --exact --nocapture inside::what_the_guest_runs",
+        x86.vmlinux.display(),
+        x86.initrd.display(),
         program.display()
     );
     fleet_usb_host::Host::boot(&init, &script).serve();
