@@ -56,4 +56,4 @@ pub use fleet_net::VXLAN_PORT;
 pub use fleet_tree::fold_names;
 pub use fleet_usbexport::ServerAddress;
 pub use membership::{IDENTITY_FILE, JoinArgs, Membership, MembershipError, Prepared, prepare};
-pub use service::router;
+pub use service::{router, with_cameras};

@@ -30,6 +30,19 @@ pub fn router(agent: Arc<Agent>) -> tonic::transport::server::Router {
     grpc::keepalive(tonic::transport::Server::builder()).add_service(service(agent)).add_service(grpc::service(node))
 }
 
+/// Adds what the controller serves for its own host's agent: its cameras. By the connector that agent reaches those of others.
+#[must_use]
+pub fn with_cameras(
+    router: tonic::transport::server::Router,
+    agent: &Agent,
+    connector: Connector,
+) -> tonic::transport::server::Router {
+    let Some(cameras) = agent.cameras() else { return router };
+    // It is the controller itself, and calls no other.
+    cameras.joined(connector, "");
+    router.add_service(crate::cameras::service(Arc::clone(cameras)))
+}
+
 /// What is served to members of the fleet: sessions and streams to the controller only, cameras to agents, waves to both.
 pub(crate) fn remote_router(
     server: tonic::transport::Server,

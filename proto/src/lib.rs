@@ -8,5 +8,8 @@ pub mod v1 {
     tonic::include_proto!("fleet.v1");
 }
 
+/// In place of the address of a camera's host: the controller itself gives its own host's cameras out, where hosts call it.
+pub const AT_THE_CONTROLLER: &str = "controller";
+
 /// Largest message, in bytes, that either side accepts. Long answers are streams of smaller ones.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;

@@ -11,12 +11,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 const SERIAL: &str = "6011";
+/// Of the camera of the controller's own host.
+const AT_HOME: &str = "6012";
 const NIKON: &str = "Nikon DSC D7000 (PTP mode)";
-/// The viewer is on another host than the camera, and has a neighbour there.
+/// The viewer is on another host than the camera, and the other on the controller's own.
 const APART: &str = "lan desk
-default vm { on desk; image camera; hypervisor qemu; place tag \"odd=0\" }
-vm viewer
-vm other
+default vm { on desk; image camera; hypervisor qemu }
+vm viewer { place tag \"odd=0\" }
+vm other { place tag \"home\" }
 ";
 
 /// A camera with three pictures, in a folder of its own.
@@ -26,10 +28,10 @@ struct Camera {
 }
 
 impl Camera {
-    fn new() -> Self {
+    fn new(serial: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("fc").tempdir_in("/tmp").unwrap();
         let listen = Address::Unix(folder.path().join("camera"));
-        let soft = Softcam::start(Options { files: pictures(3, 300_000), ..Options::new(listen, SERIAL) }).unwrap();
+        let soft = Softcam::start(Options { files: pictures(3, 300_000), ..Options::new(listen, serial) }).unwrap();
         Self { soft, folder }
     }
 
@@ -43,14 +45,14 @@ fn config(folder: &Path) -> String {
     format!("[cameras]\nservers = [\"unix:{}\"]\n", folder.join("camera").display())
 }
 
-/// The camera as `fleet usb ls --json` has it.
-fn listed(fleet: &Fleet) -> Option<Value> {
+/// A camera as `fleet usb ls --json` has it.
+fn listed(fleet: &Fleet, serial: &str) -> Option<Value> {
     let all = fleet.json(&["usb", "ls", "--all"]);
-    all["cameras"].as_array().unwrap().iter().find(|camera| camera["serial"] == SERIAL).cloned()
+    all["cameras"].as_array().unwrap().iter().find(|camera| camera["serial"] == serial).cloned()
 }
 
 fn wait_for(fleet: &Fleet, state: &str) -> Value {
-    eventually(&format!("the camera to be {state}"), || listed(fleet).filter(|camera| camera["state"] == state))
+    eventually(&format!("the camera to be {state}"), || listed(fleet, SERIAL).filter(|camera| camera["state"] == state))
 }
 
 fn until_detected(fleet: &Fleet, vm: &str) {
@@ -73,9 +75,10 @@ fn pictures_arrive(fleet: &Fleet, vm: &str) {
 
 #[test]
 fn a_camera_of_one_host_is_lent_to_a_vm_of_another_and_comes_back_whatever_happens() {
-    let camera = Camera::new();
+    let (camera, at_home) = (Camera::new(SERIAL), Camera::new(AT_HOME));
     let own = |number: usize| if number == 1 { camera.config() } else { String::new() };
-    let mut lab = Lab::with(2, "", &own);
+    let mut lab = Lab::with(2, &at_home.config(), &own);
+    let _ = lab.fleet().ok(&["host", "tag", "head", "home=yes"]);
     let apart = lab.fleet().write("apart.fleet", APART);
     let _ = lab.fleet().ok(&["up", &apart]);
     let viewer = lab.fleet().vm("viewer");
@@ -93,7 +96,8 @@ fn a_camera_of_one_host_is_lent_to_a_vm_of_another_and_comes_back_whatever_happe
     let epoch = attached["lease"]["epoch"].clone();
     assert_eq!(attached["lease"]["vm"], "viewer", "{attached:#}");
     let _ = lab.fleet().ok(&attach).says(&["already"]);
-    let _ = lab.fleet().run(&["usb", "attach", "D7000", "other"]).code(2).says(&["apart.viewer", "--steal"]);
+    let _ = lab.fleet().run(&["usb", "attach", SERIAL, "other"]).code(2).says(&["apart.viewer", "--steal"]);
+    let _ = lab.fleet().run(&["usb", "attach", "D7000", "other"]).code(2).says(&["2 cameras", SERIAL, AT_HOME]);
 
     // The real gphoto2 finds it, lists and fetches; what the camera denies is told once.
     until_detected(lab.fleet(), "viewer");
@@ -127,7 +131,7 @@ fn a_camera_of_one_host_is_lent_to_a_vm_of_another_and_comes_back_whatever_happe
     wait_for(lab.fleet(), "held");
     camera.soft.unplug();
     camera.soft.plug(Speed::High);
-    eventually("the replug to be seen", || listed(lab.fleet()).filter(|camera| camera["speed"] == "480"));
+    eventually("the replug to be seen", || listed(lab.fleet(), SERIAL).filter(|camera| camera["speed"] == "480"));
     let held = wait_for(lab.fleet(), "held");
     assert_eq!(held["lease"]["epoch"], epoch, "{held:#}");
     let _ = lab.fleet().ok(&attach);
@@ -176,13 +180,17 @@ fn a_camera_of_one_host_is_lent_to_a_vm_of_another_and_comes_back_whatever_happe
     assert_eq!(stolen["lease"]["vm"], "other", "{stolen:#}");
     assert!(stolen["lease"]["epoch"].as_u64() > epoch.as_u64(), "{stolen:#}");
     until_detected(lab.fleet(), "other");
+    // That one is on the controller's own host, whose camera goes to others as well.
+    let _ = lab.fleet().ok(&["usb", "attach", AT_HOME, "viewer"]);
+    until_detected(lab.fleet(), "viewer");
+    pictures_arrive(lab.fleet(), "viewer");
     let _ = lab.fleet().ok(&["down"]);
     wait_for(lab.fleet(), "available");
 }
 
 #[test]
 fn a_vm_that_needs_a_camera_gets_one_when_there_is_one_and_refusals_say_what_to_do() {
-    let camera = Camera::new();
+    let camera = Camera::new(SERIAL);
     camera.soft.unplug();
     let fleet = Fleet::with(fleet_tests::Options { telemetry: true, config: camera.config(), ..Default::default() });
     let file = fleet.write(

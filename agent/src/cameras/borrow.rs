@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_pki::{ConnectError, Connector};
+use fleet_proto::AT_THE_CONTROLLER;
 use fleet_proto::v1::cameras_client::CamerasClient;
 use fleet_proto::v1::{CameraSeen, LendData, LendInput, LendOpen, LendOutput, LendSession, lend_input, lend_output};
 use fleet_usb::lease::CameraId;
@@ -34,6 +35,15 @@ const SILENCE: Duration = Duration::from_secs(3 * lend::ALIVE.as_secs());
 /// For a stream to begin.
 const OPENED: Duration = Duration::from_secs(10);
 
+/// How this host reaches others.
+#[derive(Clone)]
+pub struct Ways {
+    /// With its credentials.
+    pub connector: Connector,
+    /// Where it calls the controller, "address:port".
+    pub controller: String,
+}
+
 /// A camera of another host. Its task ends with it.
 pub struct Borrow {
     host: String,
@@ -52,19 +62,19 @@ struct Begin {
 }
 
 impl Borrow {
-    /// Starts its task. The connector comes when this host is a member of the fleet.
+    /// Starts its task. The ways to other hosts come when this one belongs to a fleet.
     pub fn start(
         camera: &CameraId,
         address: &str,
         epoch: u64,
         holder: &str,
-        connector: watch::Receiver<Option<Connector>>,
+        ways: watch::Receiver<Option<Ways>>,
     ) -> Self {
         let (publish, seen) = watch::channel(None);
         let (begin, begins) = mpsc::channel(1);
         let (address, to) = watch::channel(address.to_owned());
         let open = LendOpen { camera: camera.camera.clone(), epoch, holder: holder.to_owned() };
-        let keep = Keep { host: camera.host.clone(), open, connector, to, publish, begins, plugged: 0 };
+        let keep = Keep { host: camera.host.clone(), open, ways, to, publish, begins, plugged: 0 };
         let task = Mutex::new(AbortOnDropHandle::new(tokio::spawn(keep.run())));
         Self { host: camera.host.clone(), camera: camera.camera.clone(), seen, address, begin, _task: task }
     }
@@ -116,7 +126,7 @@ impl Source for Borrow {
 struct Keep {
     host: String,
     open: LendOpen,
-    connector: watch::Receiver<Option<Connector>>,
+    ways: watch::Receiver<Option<Ways>>,
     to: watch::Receiver<String>,
     publish: watch::Sender<Option<Seen>>,
     begins: mpsc::Receiver<Begin>,
@@ -177,20 +187,24 @@ impl Keep {
     }
 
     async fn connect(&mut self) -> Result<(mpsc::Sender<LendInput>, Streaming<LendOutput>), Seen> {
-        let connector = self.connector.borrow().clone();
-        let connector = match connector {
-            Some(connector) => connector,
+        let ways = self.ways.borrow().clone();
+        let Ways { connector, controller } = match ways {
+            Some(ways) => ways,
             None => {
                 self.publish.send_replace(Some(Seen::Unreached(Refusal::NoMember)));
                 // It comes when this host has joined.
-                match self.connector.wait_for(Option::is_some).await.map(|found| found.clone()) {
-                    Ok(Some(connector)) => connector,
+                match self.ways.wait_for(Option::is_some).await.map(|found| found.clone()) {
+                    Ok(Some(ways)) => ways,
                     _ => return Err(Seen::Unreached(Refusal::NoMember)),
                 }
             }
         };
         let address = self.to.borrow_and_update().clone();
-        let channel = connector.agent(&self.host, &address).await.map_err(|error| match error {
+        let channel = match address.as_str() {
+            AT_THE_CONTROLLER => connector.controller(&controller).await,
+            address => connector.agent(&self.host, address).await,
+        };
+        let channel = channel.map_err(|error| match error {
             ConnectError::NotLocal(_) => Seen::Unreached(Refusal::LocalOnly { host: self.host.clone() }),
             error => self.unreached(error.to_string()),
         })?;

@@ -42,14 +42,14 @@ const OPENED: Duration = Duration::from_secs(10);
 /// For a conversation that is ended to let go of the camera.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// The service, for agents of the fleet only.
+/// The service, for agents of the fleet; the controller borrows for its own host.
 pub fn service(
     cameras: Arc<Cameras>,
 ) -> InterceptedService<
     CamerasServer<impl CamerasService>,
     impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone + Send + Sync + 'static,
 > {
-    InterceptedService::new(CamerasServer::new(Service { cameras }), require(&[Role::Agent]))
+    InterceptedService::new(CamerasServer::new(Service { cameras }), require(&[Role::Agent, Role::Controller]))
 }
 
 struct Service {

@@ -47,7 +47,7 @@ pub use store::StoreError;
 
 use crate::agent::Agent;
 use crate::hub::{Hub, now_ms};
-use borrow::Borrow;
+use borrow::{Borrow, Ways};
 use host::Host;
 use lease::{Around, Command, Lease};
 use lend::Loans;
@@ -67,7 +67,7 @@ pub struct Cameras {
     around: Around,
     host: Arc<Host>,
     loans: Loans,
-    connector: watch::Sender<Option<Connector>>,
+    ways: watch::Sender<Option<Ways>>,
     /// One change at a time of which VM has a camera.
     changes: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
@@ -109,7 +109,7 @@ impl Cameras {
             around,
             host,
             loans: Loans::default(),
-            connector: watch::Sender::new(None),
+            ways: watch::Sender::new(None),
             changes: tokio::sync::Mutex::default(),
             tasks: Mutex::new(vec![following]),
         };
@@ -120,9 +120,9 @@ impl Cameras {
         Ok(Arc::new(cameras))
     }
 
-    /// This host is a member of a fleet: cameras of other members are reached.
-    pub fn joined(&self, connector: Connector) {
-        self.connector.send_replace(Some(connector));
+    /// This host belongs to a fleet: cameras of other hosts are reached. `controller` is where it calls the controller.
+    pub fn joined(&self, connector: Connector, controller: &str) {
+        self.ways.send_replace(Some(Ways { connector, controller: controller.to_owned() }));
     }
 
     /// This host joins another fleet, whose leases count for themselves.
@@ -165,7 +165,7 @@ impl Cameras {
         if camera.host == self.around.host {
             Arc::new(Own::new(Arc::clone(&self.host), &camera.host, &camera.camera))
         } else {
-            Arc::new(Borrow::start(camera, address, epoch, holder, self.connector.subscribe()))
+            Arc::new(Borrow::start(camera, address, epoch, holder, self.ways.subscribe()))
         }
     }
 
@@ -214,7 +214,7 @@ impl Cameras {
             let unknown = || Refusal::Unknown { host: camera.host.clone(), camera: camera.camera.clone() };
             label = known.ok_or_else(unknown)?.label();
             self.give(&camera.camera, epoch).await?;
-        } else if self.connector.borrow().is_none() {
+        } else if self.ways.borrow().is_none() {
             return Err(Refusal::NoMember);
         } else if order.address.is_empty() || order.address.starts_with("unix:") {
             return Err(Refusal::LocalOnly { host: camera.host });

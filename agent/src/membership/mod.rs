@@ -146,7 +146,7 @@ impl Prepared {
         let incoming = incoming(listener, &credentials, Strangers::Refused)?;
         let connector = Connector::new(Arc::clone(&credentials));
         if let Some(cameras) = agent.cameras() {
-            cameras.joined(connector.clone());
+            cameras.joined(connector.clone(), &stored.controller);
         }
         let router = service::remote_router(server(life), Arc::clone(agent), connector);
         tracing::info!(host = stored.name, address = %listens, controller = stored.controller, "agent serves its fleet");

@@ -274,8 +274,17 @@ async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -
         k: config.tree_k,
         stop: stop.clone(),
     })?;
-    let cameras = cameras::Cameras::start(&fleet, &hosts, agents.clone(), Arc::clone(&store), stop.clone())?;
-    let listener = hosts::listen(&hosts, listen_address(&config)?, &stop).await?;
+    let listen_at = listen_address(&config)?;
+    let cameras = cameras::Cameras::start(cameras::Parts {
+        fleet: Arc::clone(&fleet),
+        hosts: Arc::clone(&hosts),
+        agents: agents.clone(),
+        store: Arc::clone(&store),
+        own_host_is_reached: embedded.is_some() && listen_at.is_some(),
+        stop: stop.clone(),
+    })?;
+    let own_agent = embedded.as_ref().map(|(agent, _)| agent.as_ref());
+    let listener = hosts::listen(&hosts, listen_at, own_agent, &stop).await?;
     let telemetry = telemetry::Telemetry::start(&config, agents.clone(), &hosts, &stop).await;
 
     let shared = Arc::new(service::Shared {

@@ -79,7 +79,7 @@ impl Fleet {
         let a = Host::start("a", &["near"], &[&softcam]).await;
         let b = Host::start("b", &["viewer", "other"], &[]).await;
         let (address, serving) = serve(&a.cameras, &member(&authority, "a")).await;
-        b.cameras.joined(Connector::new(member(&authority, "b")));
+        b.cameras.joined(Connector::new(member(&authority, "b")), "");
         let cable = Cable::to(address).await;
         Self { softcam, a, b, cable, _serving: serving, _authority: dir }
     }
@@ -136,10 +136,10 @@ async fn a_cut_loses_the_camera_and_not_the_lease() {
     assert_eq!((fleet.b.guests.has("viewer"), fleet.b.guests.given("viewer")), (1, 1));
 
     // The borrower's agent starts anew behind its back; it is a member again a while later.
-    let connector = fleet.b.cameras.connector.borrow().clone().unwrap();
+    let ways = fleet.b.cameras.ways.borrow().clone().unwrap();
     fleet.b.restart().await;
     fleet.b.lease_is(CameraState::Lost).await;
-    fleet.b.cameras.joined(connector);
+    fleet.b.cameras.joined(ways.connector, &ways.controller);
     let lease = fleet.b.lease_is(CameraState::Attached).await;
     assert_eq!((lease.epoch, fleet.b.guests.has("viewer")), (1, 1));
     fleet.end().await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet_proto::AT_THE_CONTROLLER;
 use fleet_proto::v1::{AttachCamera, DetachCamera, Outcome};
 use fleet_usb::lease::{CameraId, Lease};
 
@@ -105,6 +106,7 @@ impl Cameras {
         let address = match self.hosts.address(&camera.host) {
             _ if camera.host == lease.at => String::new(),
             Some(address) if !address.starts_with(LOCAL) => address,
+            Some(_) if self.own_host_is_reached => AT_THE_CONTROLLER.to_owned(),
             _ => return Ended { outcome: Outcome::Failed, reason: format!("{} is not to be reached", camera.host) },
         };
         let order = AttachCamera {

@@ -81,11 +81,11 @@ pub enum CameraError {
         /// What stands in the way, and the mend.
         detail: String,
     },
-    /// The controller's own host lends no cameras and borrows none.
+    /// The controller's own host lends no cameras and borrows none, as its agent is a process of its own.
     #[error(
-        "{camera} and {vm} are on two hosts, one of which is the controller's own: that is no member of the fleet, and lends \
-         and borrows no cameras\nhelp: have the VM run on the camera's host (`place` in its file), or plug the camera into a \
-         host that has joined"
+        "{camera} and {vm} are on two hosts, one of which is the controller's own, whose agent is another process: it lends \
+         and borrows no cameras\nhelp: run the controller without `--agent`, so that it has the agent inside, or have the VM \
+         run on the camera's host (`place` in its file)"
     )]
     Unreachable {
         /// The camera.

@@ -65,10 +65,28 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Addresses that only this host has.
 const LOCAL: &str = "unix:";
 
+/// What cameras are looked after with.
+pub struct Parts {
+    /// What is wanted, and where it is.
+    pub fleet: Arc<Fleet>,
+    /// The registry of hosts.
+    pub hosts: Arc<Hosts>,
+    /// The way to the agents.
+    pub agents: Agents,
+    /// Where leases are kept.
+    pub store: Arc<Store>,
+    /// Whether other hosts reach the cameras of the controller's own, and its agent theirs: that is in this process, and
+    /// hosts are listened for.
+    pub own_host_is_reached: bool,
+    /// Ends the tasks.
+    pub stop: CancellationToken,
+}
+
 /// Cameras and their leases.
 pub struct Cameras {
     fleet: Arc<Fleet>,
     hosts: Arc<Hosts>,
+    own_host_is_reached: bool,
     book: Book,
     picture: Mutex<Picture>,
     looks: Mutex<Looks>,
@@ -92,16 +110,12 @@ impl Cameras {
     ///
     /// # Errors
     /// When the leases cannot be read.
-    pub fn start(
-        fleet: &Arc<Fleet>,
-        hosts: &Arc<Hosts>,
-        agents: Agents,
-        store: Arc<Store>,
-        stop: CancellationToken,
-    ) -> Result<Arc<Self>, LedgerError> {
+    pub fn start(parts: Parts) -> Result<Arc<Self>, LedgerError> {
+        let Parts { fleet, hosts, agents, store, own_host_is_reached, stop } = parts;
         let cameras = Arc::new(Self {
-            fleet: Arc::clone(fleet),
-            hosts: Arc::clone(hosts),
+            fleet,
+            hosts,
+            own_host_is_reached,
             book: Book::open(store)?,
             picture: Mutex::default(),
             looks: Mutex::default(),
@@ -186,10 +200,12 @@ impl Cameras {
         self.members(Some(&BTreeSet::from([name.to_owned()]))).pop()
     }
 
-    /// Whether a host can be lent the cameras of another. The agent of the controller's own host is reached by its local
-    /// socket only, and has no key to reach others with.
+    /// Whether a host can be lent the cameras of another. Where the agent of the controller's own host is another process,
+    /// that is reached by its local socket only, and has no key to reach others with.
     fn reaches(&self, at: &str, of: &str) -> bool {
-        let is_member = |host| self.hosts.address(host).is_some_and(|address| !address.starts_with(LOCAL));
+        let is_member = |host| {
+            self.hosts.address(host).is_some_and(|address| self.own_host_is_reached || !address.starts_with(LOCAL))
+        };
         at == of || (is_member(at) && is_member(of))
     }
 

@@ -278,7 +278,15 @@ impl Rig {
             stop: stop.clone(),
         })
         .unwrap();
-        let cameras = Cameras::start(&fleet, &hosts, agents, store, stop.clone()).unwrap();
+        let cameras = Cameras::start(super::Parts {
+            fleet: Arc::clone(&fleet),
+            hosts: Arc::clone(&hosts),
+            agents,
+            store,
+            own_host_is_reached: false,
+            stop: stop.clone(),
+        })
+        .unwrap();
         let mut changes = fleet.changes();
         while fleet.named_hosts("*").unwrap().is_empty() {
             changes.changed().await.unwrap();

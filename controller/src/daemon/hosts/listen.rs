@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_pki::{Strangers, incoming, server};
+use fleet_agent::Agent;
+use fleet_pki::{Connector, Strangers, incoming, server};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -55,13 +56,15 @@ impl Listener {
     }
 }
 
-/// Listens for hosts, if there is an address to listen on, and keeps the registry.
+/// Listens for hosts, if there is an address to listen on, and keeps the registry. `agent` is that of the controller's own
+/// host, if it is in this process: hosts reach its cameras here.
 ///
 /// # Errors
 /// When the address cannot be had.
 pub async fn listen(
     hosts: &Arc<Hosts>,
     address: Option<SocketAddr>,
+    agent: Option<&Agent>,
     stop: &CancellationToken,
 ) -> Result<Listener, ListenError> {
     let mut at = None;
@@ -70,7 +73,10 @@ pub async fn listen(
         let listener = TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })?;
         at = listener.local_addr().ok();
         let incoming = incoming(listener, hosts.credentials(), Strangers::MayJoin)?;
-        let router = remote::router(server(hosts.certificate_life()), hosts, stop);
+        let mut router = remote::router(server(hosts.certificate_life()), hosts, stop);
+        if let Some(agent) = agent {
+            router = fleet_agent::with_cameras(router, agent, Connector::new(Arc::clone(hosts.credentials())));
+        }
         let stopped = stop.clone().cancelled_owned();
         server_task = Some(tokio::spawn(async move {
             if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
