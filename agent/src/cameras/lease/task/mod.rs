@@ -12,206 +12,31 @@
 //! turn. What was in the VM and got lost is tried again for as long as the lease is, with growing waits; whatever changes
 //! meanwhile is tried at once. The task ends with the lease, or with the agent: then the VM keeps what QEMU has by itself.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod tell;
+
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fleet_proto::v1::{CameraLease, CameraSample, CameraState, VmState};
-use fleet_usb::lease::{Act, CameraId, Event, Order, Phase};
+use fleet_proto::v1::VmState;
+use fleet_usb::lease::{Act, Event, Order, Phase};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::bring::{Bring, Brought, Relay, bring, device_id};
-use super::course::{Course, Visible};
-use super::meter::Meter;
-use super::port::{Port, Vms};
-use super::refusal::Refusal;
-use super::source::{Seen, Sight, Source};
-use super::store::{Record, Store};
-use crate::hub::{Hub, now_ms};
+use super::{Around, Command, Shown, word};
+use crate::cameras::bring::{Bring, Brought, Relay, bring, device_id};
+use crate::cameras::course::{Course, Visible};
+use crate::cameras::meter::Meter;
+use crate::cameras::port::Port;
+use crate::cameras::refusal::Refusal;
+use crate::cameras::source::{Seen, Sight, Source};
+use crate::cameras::store::Record;
+use crate::hub::now_ms;
 use crate::membership::Waits;
 
-/// Orders that wait for their turn.
-const ORDERS: usize = 16;
 /// A camera that was in its VM for so long was there in good order: the next failure is the first one.
 const CLEAN_SLATE: Duration = Duration::from_secs(10);
-
-/// What is ordered.
-pub enum Command {
-    /// Bring it into the VM; answered when it is there, or why not.
-    Attach(oneshot::Sender<Result<(), Refusal>>),
-    /// Take it out; with `hold` the lease stays. Answered when that is done, or why not.
-    Detach {
-        /// Whether the lease stays.
-        hold: bool,
-        /// For the answer.
-        answer: oneshot::Sender<Result<(), Refusal>>,
-    },
-    /// The lease is over, for this reason; answered when nothing of it is left.
-    End(String, oneshot::Sender<Result<(), Refusal>>),
-}
-
-/// What readers see of a lease.
-#[derive(Clone, Debug)]
-struct Shown {
-    state: CameraState,
-    detail: String,
-}
-
-/// One lease.
-pub struct Lease {
-    /// The camera.
-    pub camera: CameraId,
-    /// The VM's experiment.
-    pub experiment: String,
-    /// The VM.
-    pub vm: String,
-    /// The fencing epoch.
-    pub epoch: u64,
-    /// The camera as it is reached.
-    pub source: Arc<dyn Source>,
-    persona: String,
-    shown: Arc<Mutex<(Shown, u64)>>,
-    meter: Arc<Meter>,
-    commands: mpsc::Sender<Command>,
-    task: Mutex<Option<AbortOnDropHandle<()>>>,
-}
-
-/// All leases of this host's VMs, by camera.
-pub type Leases = Arc<Mutex<BTreeMap<CameraId, Arc<Lease>>>>;
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Only whole values are exchanged under it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What every lease needs.
-#[derive(Clone)]
-pub struct Around {
-    /// This host.
-    pub host: String,
-    /// Where leases are noted.
-    pub store: Arc<Store>,
-    /// Where events go.
-    pub hub: Arc<Hub>,
-    /// The VMs.
-    pub vms: Arc<dyn Vms>,
-    /// Where the lease is listed while it is.
-    pub leases: Leases,
-}
-
-impl Lease {
-    /// Starts the task of a lease that is on record, and lists it. `seen`: how the camera is that is lent anew; `None`: an
-    /// earlier agent has begun the lease.
-    pub fn start(around: &Around, record: Record, source: Arc<dyn Source>, seen: Option<Sight>) -> Arc<Self> {
-        let restored = seen.is_none();
-        let (commands, receiver) = mpsc::channel(ORDERS);
-        let (meter, shown) = (Arc::new(Meter::default()), Shown { state: CameraState::Leased, detail: String::new() });
-        let shown = Arc::new(Mutex::new((shown, record.since_ms)));
-        let lease = Arc::new(Self {
-            camera: record.camera.clone(),
-            experiment: record.experiment.clone(),
-            vm: record.vm.clone(),
-            epoch: record.keeper.epoch,
-            source: Arc::clone(&source),
-            persona: record.keeper.persona.to_string(),
-            shown: Arc::clone(&shown),
-            meter: Arc::clone(&meter),
-            commands,
-            task: Mutex::new(None),
-        });
-        let course = Task {
-            id: device_id(&record.camera.host, &record.camera.camera),
-            around: around.clone(),
-            moved: around.vms.moved(),
-            record,
-            source,
-            shown,
-            meter,
-            course: Course::default(),
-            seen: seen.map(Seen::As),
-            port: None,
-            vm_state: None,
-            acting: None,
-            relay: None,
-            attached_at: Instant::now(),
-            waiting: Vec::new(),
-            why: None,
-            failed: None,
-            ending: None,
-            again: None,
-            broken: false,
-            waits: Waits::default(),
-        };
-        // Listed before it runs: it takes itself off the list at its end.
-        locked(&around.leases).insert(lease.camera.clone(), Arc::clone(&lease));
-        let task = tokio::spawn(course.run(receiver, restored));
-        *locked(&lease.task) = Some(AbortOnDropHandle::new(task));
-        lease
-    }
-
-    /// Gives an order; waits for its outcome.
-    pub async fn order(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Command,
-    ) -> Result<(), Refusal> {
-        let (answer, outcome) = oneshot::channel();
-        let ended = || Refusal::Ended("it ended meanwhile".to_owned());
-        self.commands.send(command(answer)).await.map_err(|_| ended())?;
-        outcome.await.unwrap_or_else(|_| Err(ended()))
-    }
-
-    /// `experiment.vm`.
-    pub fn holder(&self) -> String {
-        format!("{}.{}", self.experiment, self.vm)
-    }
-
-    /// As others are told.
-    pub fn message(&self, vm_host: &str) -> CameraLease {
-        let (shown, since_ms) = locked(&self.shown).clone();
-        let (to_guest_bytes, from_guest_bytes) = self.meter.read();
-        CameraLease {
-            host: self.camera.host.clone(),
-            camera: self.camera.camera.clone(),
-            experiment: self.experiment.clone(),
-            vm: self.vm.clone(),
-            epoch: self.epoch,
-            state: shown.state.into(),
-            detail: shown.detail,
-            persona: self.persona.clone(),
-            since_ms,
-            to_guest_bytes,
-            from_guest_bytes,
-            vm_host: vm_host.to_owned(),
-        }
-    }
-
-    /// What went by, if anything did.
-    pub fn sample(&self, vm_host: &str) -> Option<CameraSample> {
-        let (to_guest_bytes, from_guest_bytes) = self.meter.read();
-        (to_guest_bytes + from_guest_bytes > 0).then(|| CameraSample {
-            host: vm_host.to_owned(),
-            camera_host: self.camera.host.clone(),
-            camera: self.camera.camera.clone(),
-            experiment: self.experiment.clone(),
-            vm: self.vm.clone(),
-            to_guest_bytes,
-            from_guest_bytes,
-        })
-    }
-
-    /// Ends its task with the agent; the lease stays.
-    pub async fn stop(&self) {
-        let task = locked(&self.task).take();
-        if let Some(task) = task {
-            task.abort();
-            drop(task.await);
-        }
-    }
-}
 
 /// What an act came to.
 enum Acted {
@@ -220,7 +45,7 @@ enum Acted {
 }
 
 /// What the task owns.
-struct Task {
+pub(super) struct Task {
     id: String,
     around: Around,
     moved: watch::Receiver<u64>,
@@ -252,8 +77,48 @@ struct Task {
     waits: Waits,
 }
 
+/// What readers of a lease see.
+pub(super) struct Told {
+    pub(super) shown: Arc<Mutex<(Shown, u64)>>,
+    pub(super) meter: Arc<Meter>,
+}
+
 impl Task {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, restored: bool) {
+    /// The task of a lease that is on record.
+    pub(super) fn new(
+        around: &Around,
+        record: Record,
+        source: Arc<dyn Source>,
+        told: Told,
+        seen: Option<Sight>,
+    ) -> Self {
+        let Told { shown, meter } = told;
+        Self {
+            id: device_id(&record.camera.host, &record.camera.camera),
+            around: around.clone(),
+            moved: around.vms.moved(),
+            record,
+            source,
+            shown,
+            meter,
+            course: Course::default(),
+            seen: seen.map(Seen::As),
+            port: None,
+            vm_state: None,
+            acting: None,
+            relay: None,
+            attached_at: Instant::now(),
+            waiting: Vec::new(),
+            why: None,
+            failed: None,
+            ending: None,
+            again: None,
+            broken: false,
+            waits: Waits::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, restored: bool) {
         let mut sights = self.source.sights();
         if restored {
             // How a first attach ended nobody knows: it is meant to be there.
@@ -551,150 +416,6 @@ impl Task {
         };
         self.acting = Some((order, act));
     }
-
-    /// Tells whoever waits, when there is something to tell.
-    fn answer(&mut self) {
-        let phase = self.record.keeper.phase();
-        if phase == Phase::Ended {
-            return; // when nothing of it is left
-        }
-        let here = match phase {
-            Phase::Attached => Some(Ok(())),
-            Phase::WrongMode(now) => {
-                let (camera, lent) = (self.record.label.clone(), self.record.keeper.persona);
-                Some(Err(Refusal::WrongMode { camera, now, lent }))
-            }
-            Phase::Lost => Some(Err(self.lost())),
-            Phase::Detaching { .. } if self.record.first => None,
-            Phase::Leased | Phase::Detaching { .. } => self.why.clone().map(Err),
-            Phase::Held => Some(Err(Refusal::Ended("it is held".to_owned()))),
-            Phase::Attaching | Phase::Reattaching | Phase::Ended => None,
-        };
-        let gone = match phase {
-            Phase::Held => Some(Ok(())),
-            Phase::Detaching { .. } => self.why.clone().map(Err),
-            // An attach that came after it.
-            Phase::Attaching | Phase::Attached => Some(Err(Refusal::Ended("it was attached again".to_owned()))),
-            _ => None,
-        };
-        // A lease that begins with a failure is none.
-        if self.record.first
-            && matches!(phase, Phase::Leased | Phase::Lost | Phase::WrongMode(_))
-            && let Some(Err(refusal)) = here
-        {
-            self.again = None;
-            self.finish(refusal.to_string(), None);
-            self.failed = Some(refusal);
-            return;
-        }
-        let mut keep = Vec::new();
-        for (coming, answer) in self.waiting.drain(..) {
-            match if coming { &here } else { &gone } {
-                // Who has gone needs no answer.
-                Some(outcome) => drop(answer.send(outcome.clone())),
-                None => keep.push((coming, answer)),
-            }
-        }
-        self.waiting = keep;
-    }
-
-    /// Why it is lost.
-    fn lost(&self) -> Refusal {
-        let (vm, camera) = (self.record.holder(), self.record.label.clone());
-        match (self.vm_state, &self.seen) {
-            (None, _) => Refusal::NoVm { vm },
-            (Some(state), _) if self.port.is_none() || !matches!(state, VmState::Running | VmState::Paused) => {
-                Refusal::VmDown { vm, state: word(Some(state)) }
-            }
-            (_, Some(Seen::Unreached(refusal))) => refusal.clone(),
-            (_, Some(Seen::As(sight))) if sight.present => match &self.why {
-                Some(why) => why.clone(),
-                None => Refusal::Broke { camera, reason: "its VM or it was gone for a moment".to_owned() },
-            },
-            (_, None) => Refusal::Unreached {
-                host: self.record.camera.host.clone(),
-                reason: "it has not been heard of yet".to_owned(),
-            },
-            _ => Refusal::Absent { host: self.record.camera.host.clone(), camera },
-        }
-    }
-
-    fn show(&mut self) {
-        let why = |why: &Option<Refusal>| why.as_ref().map(ToString::to_string).unwrap_or_default();
-        let (state, detail) = match self.record.keeper.phase() {
-            Phase::Leased => {
-                let state = self.why.as_ref().map_or(CameraState::Leased, Refusal::state);
-                (state, why(&self.why))
-            }
-            Phase::Attaching => (CameraState::Attaching, String::new()),
-            Phase::Attached => (CameraState::Attached, String::new()),
-            Phase::Lost => (CameraState::Lost, self.lost().to_string()),
-            Phase::Reattaching => (CameraState::Reattaching, String::new()),
-            Phase::WrongMode(now) => {
-                let (camera, lent) = (self.record.label.clone(), self.record.keeper.persona);
-                (CameraState::WrongMode, Refusal::WrongMode { camera, now, lent }.to_string())
-            }
-            Phase::Detaching { .. } | Phase::Ended => (CameraState::Detaching, why(&self.why)),
-            Phase::Held => (CameraState::Held, "kept out of its VM; attach it again to bring it back".to_owned()),
-        };
-        *locked(&self.shown) = (Shown { state, detail }, self.record.since_ms);
-    }
-
-    /// The events of a new phase.
-    fn tell(&self, phase: Phase) {
-        let (kind, said) = match phase {
-            Phase::Attaching => ("camera.attaching", String::new()),
-            Phase::Reattaching => ("camera.reattaching", String::new()),
-            Phase::Lost => ("camera.lost", self.lost().to_string()),
-            Phase::WrongMode(now) => {
-                let (camera, lent) = (self.record.label.clone(), self.record.keeper.persona);
-                ("camera.wrong-mode", Refusal::WrongMode { camera, now, lent }.to_string())
-            }
-            Phase::Detaching { .. } => ("camera.detaching", String::new()),
-            Phase::Held => ("camera.held", "it is kept out of its VM".to_owned()),
-            // Told with their reasons where they come about.
-            Phase::Leased | Phase::Attached | Phase::Ended => return,
-        };
-        self.event(kind, &said);
-    }
-
-    fn event(&self, kind: &str, said: &str) {
-        let Record { camera, experiment, vm, label, .. } = &self.record;
-        let of = if label.contains(&camera.camera) { label.clone() } else { format!("{label} ({})", camera.camera) };
-        let message = format!("{of} of host {}", camera.host);
-        let message = if said.is_empty() { message } else { format!("{message}: {said}") };
-        self.around.hub.event(kind, experiment, vm, &message);
-    }
-
-    /// Nothing of it is left.
-    fn end(mut self) {
-        let (camera, epoch) = (&self.record.camera, self.record.keeper.epoch);
-        if let Err(error) = self.around.store.remove(camera, epoch, self.ending.is_none()) {
-            tracing::error!(camera = self.record.label, %error, "that a lease is over cannot be noted");
-        }
-        {
-            let mut leases = locked(&self.around.leases);
-            if leases.get(camera).is_some_and(|lease| lease.epoch == epoch) {
-                leases.remove(camera);
-            }
-        }
-        match &self.ending {
-            // It never was one.
-            Some(_) if self.record.first => {}
-            Some(reason) => self.event("camera.released", reason),
-            None => self.event("camera.detached", "it can be lent again"),
-        }
-        let why = self.ending.clone().unwrap_or_else(|| "it was detached".to_owned());
-        let why = self.failed.clone().unwrap_or(Refusal::Ended(why));
-        for (coming, answer) in self.waiting.drain(..) {
-            drop(answer.send(if coming { Err(why.clone()) } else { Ok(()) }));
-        }
-    }
-}
-
-/// "stopped": a state of a VM in a word.
-pub fn word(state: Option<VmState>) -> String {
-    state.map_or_else(|| "gone".to_owned(), |state| state.as_str_name().trim_start_matches("VM_STATE_").to_lowercase())
 }
 
 /// The end of the act under way; never, when there is none.
