@@ -49,10 +49,20 @@ pub(crate) const PROGRAM: Program = Program { name: "qemu-system-x86_64", packag
 /// A guest of this size in MiB or less is a tiny one: it runs little code.
 const TINY_MIB: u64 = 48;
 
+/// A guest of this size in MiB or less is a small one: a kernel and little else.
+const SMALL_MIB: u64 = 128;
+
 /// MiB of translated code that a VM with this memory in MiB may keep without hardware virtualisation: enough for its
-/// guest, and memory that no other process shares.
+/// guest, and memory that no other process shares. A guest with a full kernel and programs translates the same code again
+/// and again where 16 do not hold it: fetching a picture from a camera then takes half as much processor time again.
 pub const fn translations_mib(memory_mib: u64) -> u64 {
-    if memory_mib <= TINY_MIB { 8 } else { 16 }
+    if memory_mib <= TINY_MIB {
+        8
+    } else if memory_mib <= SMALL_MIB {
+        16
+    } else {
+        64
+    }
 }
 
 /// The accelerator and processor of a VM with this memory in MiB; the probe uses the same, so what it found holds for VMs.
