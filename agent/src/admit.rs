@@ -14,6 +14,8 @@ use crate::slot::Wanted;
 const MIB: u64 = 1024 * 1024;
 /// What a QEMU process needs beside its guest's memory and translated code: heap, relocations, stacks (measured: 10 MB).
 const QEMU_OVERHEAD: u64 = 10 * MIB;
+/// What QEMU needs more for a VM with a USB controller: that, its cameras, and what is under way with them (measured: 8 MB).
+const USB_OVERHEAD: u64 = 8 * MIB;
 /// What a UML process needs beside its guest's memory.
 const UML_OVERHEAD: u64 = 2 * MIB;
 /// What is left to the host, in bytes.
@@ -107,11 +109,15 @@ fn overcommit(factor: Option<u32>) -> String {
     })
 }
 
-/// Bytes that the process of a VM needs beside its guest's memory, of which there are `memory` bytes.
-pub fn overhead(hypervisor: HypervisorKind, memory: u64) -> u64 {
+/// Bytes that the process of a VM, with or without a USB controller, needs beside its guest's memory, of which there are
+/// `memory` bytes.
+pub fn overhead(hypervisor: HypervisorKind, memory: u64, usb: bool) -> u64 {
+    let usb = if usb { USB_OVERHEAD } else { 0 };
     match hypervisor {
         HypervisorKind::Uml => UML_OVERHEAD,
-        HypervisorKind::Qemu => QEMU_OVERHEAD + fleet_vm::hypervisor::translations_mib(memory.div_ceil(MIB)) * MIB,
+        HypervisorKind::Qemu => {
+            QEMU_OVERHEAD + usb + fleet_vm::hypervisor::translations_mib(memory.div_ceil(MIB)) * MIB
+        }
     }
 }
 
@@ -121,6 +127,7 @@ pub struct Demand {
     kind: HypervisorKind,
     memory: u64,
     cpus: u32,
+    usb: bool,
     overcommit: u32,
 }
 
@@ -128,7 +135,7 @@ impl Demand {
     /// Of a VM that runs as `spec` says, whose file gives this overcommit.
     pub fn new(spec: &VmSpec, overcommit: u32) -> Self {
         let kind = hypervisor_kind(&spec.hypervisor).unwrap_or(HypervisorKind::Qemu);
-        Self { kind, memory: spec.memory_bytes, cpus: spec.cpus, overcommit }
+        Self { kind, memory: spec.memory_bytes, cpus: spec.cpus, usb: spec.usb, overcommit }
     }
 
     /// Of a VM that is to be started.
@@ -143,7 +150,7 @@ impl Demand {
 
     /// Bytes that count in all: of its guest's memory, and its process.
     pub fn bytes(self) -> u64 {
-        self.guest().saturating_add(overhead(self.kind, self.memory))
+        self.guest().saturating_add(overhead(self.kind, self.memory, self.usb))
     }
 
     fn tasks(self) -> u64 {
@@ -259,7 +266,7 @@ mod tests {
     const GIB: u64 = 1024 * MIB;
 
     fn vms(count: usize, mib: u64, overcommit: u32) -> Vec<Demand> {
-        vec![Demand { kind: HypervisorKind::Uml, memory: mib * MIB, cpus: 1, overcommit }; count]
+        vec![Demand { kind: HypervisorKind::Uml, memory: mib * MIB, cpus: 1, usb: false, overcommit }; count]
     }
 
     fn room(available: u64, promised: u64) -> Room {
@@ -269,6 +276,12 @@ mod tests {
     #[test]
     fn what_fits_is_admitted() {
         admit("h", &vms(30, 48, 1), &room(2 * GIB, 0)).unwrap();
+    }
+
+    #[test]
+    fn what_a_camera_needs_counts() {
+        let demand = Demand { kind: HypervisorKind::Qemu, ..vms(1, 128, 1)[0] };
+        assert_eq!(Demand { usb: true, ..demand }.bytes(), demand.bytes() + USB_OVERHEAD);
     }
 
     #[test]

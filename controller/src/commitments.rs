@@ -17,8 +17,16 @@ const MIB: u64 = 1024 * 1024;
 pub struct Commitments {
     store: PathBuf,
     preferred: Option<String>,
-    /// Memory of VMs whose file gives none, by image: on UML and on QEMU.
-    images: Mutex<HashMap<String, (u64, u64)>>,
+    images: Mutex<HashMap<String, Defaults>>,
+}
+
+/// What an image decides.
+#[derive(Clone, Copy)]
+struct Defaults {
+    /// Memory of VMs whose file gives none, on UML and on QEMU.
+    uml: u64,
+    qemu: u64,
+    usb: bool,
 }
 
 impl Commitments {
@@ -45,14 +53,12 @@ impl Commitments {
             _ => HypervisorKind::Uml,
         };
         let kind = vm.hypervisor.unwrap_or(preferred);
-        let memory = vm.memory.unwrap_or_else(|| {
-            let (uml, qemu) = self.of_image(vm.image);
-            if kind == HypervisorKind::Uml { uml } else { qemu }
-        });
-        vm.committed(memory).saturating_add(fleet_agent::overhead(kind, memory))
+        let image = self.of_image(vm.image);
+        let memory = vm.memory.unwrap_or(if kind == HypervisorKind::Uml { image.uml } else { image.qemu });
+        vm.committed(memory).saturating_add(fleet_agent::overhead(kind, memory, image.usb))
     }
 
-    fn of_image(&self, name: &str) -> (u64, u64) {
+    fn of_image(&self, name: &str) -> Defaults {
         *self.images().entry(name.to_owned()).or_insert_with(|| {
             // Opening a store makes it; looking makes nothing.
             let store = self.store.is_dir().then(|| ImageStore::open(&self.store).ok()).flatten();
@@ -60,11 +66,12 @@ impl Commitments {
             let bytes = |mib: Option<u32>, other: u64| mib.map_or(other, |mib| u64::from(mib) * MIB);
             let uml = image.as_ref().and_then(|image| image.uml.as_ref()).map(|files| files.default_mem_mib);
             let qemu = image.as_ref().and_then(|image| image.x86.as_ref()).map(|files| files.default_mem_mib);
-            (bytes(uml, DEFAULT_UML), bytes(qemu, DEFAULT_QEMU))
+            let usb = image.as_ref().and_then(|image| image.x86.as_ref()).is_some_and(|files| files.usb);
+            Defaults { uml: bytes(uml, DEFAULT_UML), qemu: bytes(qemu, DEFAULT_QEMU), usb }
         })
     }
 
-    fn images(&self) -> std::sync::MutexGuard<'_, HashMap<String, (u64, u64)>> {
+    fn images(&self) -> std::sync::MutexGuard<'_, HashMap<String, Defaults>> {
         self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -199,6 +199,7 @@ fn a_vm_that_needs_a_camera_gets_one_when_there_is_one_and_refusals_say_what_to_
          vm bare { on desk; image tiny; hypervisor qemu }\n",
     );
     let _ = fleet.ok(&["up", &file]).says(&["viewer", "camera"]);
+    let _ = fleet.ok(&["ps"]).says(&["viewer waits for a camera"]);
     camera.soft.plug(Speed::High);
     let attached = wait_for(&fleet, "attached");
     assert_eq!(attached["lease"]["vm"], "viewer", "{attached:#}");
@@ -217,9 +218,11 @@ fn a_vm_that_needs_a_camera_gets_one_when_there_is_one_and_refusals_say_what_to_
         events.contains("camera.detached").then_some(events)
     });
     assert!(["camera.plugged", "camera.attached"].iter().all(|kind| told.contains(kind)), "{told}");
-    let bytes =
-        fleet.ok(&["telemetry", "query", "--metric", "camera_to_guest", "--agg", "max", "--format", "json"]).json();
-    let rates = bytes.as_array().unwrap().iter().filter_map(|row| row["camera_to_guest_per_s"].as_f64());
-    assert!(rates.fold(0.0, f64::max) > 0.0, "three pictures went through: {bytes:#}");
+    until("the three pictures' bytes to be in the database", || {
+        let bytes =
+            fleet.ok(&["telemetry", "query", "--metric", "camera_to_guest", "--agg", "max", "--format", "json"]).json();
+        let rates = bytes.as_array().unwrap().iter().filter_map(|row| row["camera_to_guest_per_s"].as_f64());
+        rates.fold(0.0, f64::max) > 0.0
+    });
     fleet.down();
 }

@@ -89,9 +89,9 @@ impl Source for Borrow {
     async fn open(&self, _: u32, _: bool) -> Result<Way, Refusal> {
         let camera = self.camera.clone();
         match &*self.seen.borrow() {
-            Some(Seen::As(sight)) if !sight.present => Err(Refusal::Absent { host: self.host.clone(), camera }),
+            Some(Seen::As(sight)) if !sight.present => Err(Refusal::Absent { host: self.host.clone() }),
             Some(Seen::As(sight)) => match &sight.obstacle {
-                Some(obstacle) => Err(Refusal::InTheWay { camera, obstacle: obstacle.clone() }),
+                Some(obstacle) => Err(Refusal::InTheWay(obstacle.clone())),
                 None => Ok(Way::Stream),
             },
             Some(Seen::Unreached(refusal)) => Err(refusal.clone()),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use fleet_proto::v1::CameraSample;
+use fleet_usb::lease::CameraId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes of one attachment.
@@ -19,6 +21,20 @@ impl Meter {
     /// To the guest, and from it.
     pub fn read(&self) -> (u64, u64) {
         (self.to_guest.load(Ordering::Relaxed), self.from_guest.load(Ordering::Relaxed))
+    }
+
+    /// What went by, if anything did, for the VM of this experiment on this host.
+    pub fn sample(&self, vm_host: &str, camera: &CameraId, experiment: &str, vm: &str) -> Option<CameraSample> {
+        let (to_guest_bytes, from_guest_bytes) = self.read();
+        (to_guest_bytes + from_guest_bytes > 0).then(|| CameraSample {
+            host: vm_host.to_owned(),
+            camera_host: camera.host.clone(),
+            camera: camera.camera.clone(),
+            experiment: experiment.to_owned(),
+            vm: vm.to_owned(),
+            to_guest_bytes,
+            from_guest_bytes,
+        })
     }
 
     /// Another attachment begins.

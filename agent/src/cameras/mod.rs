@@ -220,7 +220,7 @@ impl Cameras {
             return Err(Refusal::LocalOnly { host: camera.host });
         }
         let source = self.source(&camera, &order.address, epoch, &holder);
-        let sight = heard(&*source, &camera, &label).await?;
+        let sight = heard(&*source, &camera).await?;
         let record = Record {
             camera,
             address: if own { String::new() } else { order.address.clone() },
@@ -341,14 +341,14 @@ async fn done(outcome: impl Future<Output = Result<(), Refusal>>, late: &'static
 }
 
 /// How a camera is that is to be lent for the first time: it has to be there.
-async fn heard(source: &dyn Source, camera: &CameraId, label: &str) -> Result<Sight, Refusal> {
+async fn heard(source: &dyn Source, camera: &CameraId) -> Result<Sight, Refusal> {
     use futures::StreamExt;
     let mut sights = source.sights();
     let seen = tokio::time::timeout(HEARD, sights.next()).await;
     let host = camera.host.clone();
     match seen {
         Ok(Some(Seen::As(sight))) if sight.present => Ok(sight),
-        Ok(Some(Seen::As(_))) => Err(Refusal::Absent { host, camera: label.to_owned() }),
+        Ok(Some(Seen::As(_))) => Err(Refusal::Absent { host }),
         Ok(Some(Seen::Nowhere)) => Err(Refusal::Unknown { host, camera: camera.camera.clone() }),
         Ok(Some(Seen::Unreached(refusal))) => Err(refusal),
         Ok(Some(Seen::Over(reason))) => Err(Refusal::Ended(reason)),

@@ -1,4 +1,5 @@
-//! Why a camera is not given to a VM: what is so, and what to do about it.
+//! Why a camera is not given to a VM: what is so, and what to do about it. "It" is the camera, which is named by whoever
+//! hands a refusal on.
 
 use fleet_proto::v1::CameraState;
 use fleet_usb::Persona;
@@ -39,31 +40,22 @@ pub enum Refusal {
         camera: String,
     },
     /// It is not plugged in.
-    #[error("{camera} is not plugged in on host {host}; plug it in and switch it on")]
+    #[error("it is not plugged in on host {host}; plug it in and switch it on")]
     Absent {
         /// The host.
         host: String,
-        /// The camera.
-        camera: String,
     },
     /// It is in another mode.
-    #[error("{camera} is plugged in as {now}, and was lent as {lent}; switch it back, or detach it and attach it anew")]
+    #[error("it is plugged in as {now}, and was lent as {lent}; switch it back, or detach it and attach it anew")]
     WrongMode {
-        /// The camera.
-        camera: String,
         /// What it is.
         now: Persona,
         /// What it was.
         lent: Persona,
     },
     /// Something on its host is in the way.
-    #[error("{camera}: {}", obstacle.detail)]
-    InTheWay {
-        /// The camera.
-        camera: String,
-        /// What.
-        obstacle: Obstacle,
-    },
+    #[error("{}", .0.detail)]
+    InTheWay(Obstacle),
     /// Its node cannot be opened.
     #[error("{camera}: {path} cannot be opened: {reason}; is it still plugged in?")]
     Open {
@@ -112,13 +104,8 @@ pub enum Refusal {
         reason: String,
     },
     /// It was in its VM, and the way to it broke.
-    #[error("the conversation with {camera} broke: {reason}; it is tried again")]
-    Broke {
-        /// The camera.
-        camera: String,
-        /// Why.
-        reason: String,
-    },
+    #[error("the conversation with it broke: {0}; it is tried again")]
+    Broke(String),
     /// This host is on its own.
     #[error(
         "this host belongs to no fleet, so cameras of other hosts do not reach it: join it \
@@ -157,9 +144,9 @@ impl Refusal {
     /// The state that it is told as.
     pub fn state(&self) -> CameraState {
         match self {
-            Self::InTheWay { obstacle, .. } => obstacle.state,
+            Self::InTheWay(obstacle) => obstacle.state,
             Self::WrongMode { .. } => CameraState::WrongMode,
-            Self::Absent { .. } | Self::Unreached { .. } | Self::Broke { .. } => CameraState::Lost,
+            Self::Absent { .. } | Self::Unreached { .. } | Self::Broke(_) => CameraState::Lost,
             _ => CameraState::Leased,
         }
     }

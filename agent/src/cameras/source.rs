@@ -124,10 +124,10 @@ impl Own {
         let known = cameras.get(&self.id).cloned();
         let known = known.ok_or_else(|| Refusal::Unknown { host: self.name.clone(), camera: self.id.clone() })?;
         if !known.present {
-            return Err(Refusal::Absent { host: self.name.clone(), camera: known.label() });
+            return Err(Refusal::Absent { host: self.name.clone() });
         }
         match &known.obstacle {
-            Some(obstacle) => Err(Refusal::InTheWay { camera: known.label(), obstacle: obstacle.clone() }),
+            Some(obstacle) => Err(Refusal::InTheWay(obstacle.clone())),
             None => Ok(known),
         }
     }
@@ -181,8 +181,7 @@ impl Source for Own {
             Place::Port { node, .. } => {
                 // The fleet's own processes are no obstacle to the list; to another VM they are.
                 if let Some(other) = self.host.held_by_other(&self.id, pid) {
-                    let obstacle = Obstacle { state: CameraState::Busy, detail: other };
-                    return Err(Refusal::InTheWay { camera: known.label(), obstacle });
+                    return Err(Refusal::InTheWay(Obstacle { state: CameraState::Busy, detail: other }));
                 }
                 Ok(Way::Node(open(&known, node)?, node.clone()))
             }

@@ -237,6 +237,7 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
             cmdline: &files.cmdline,
             memory_mib: (files.default_mem_mib, files.min_mem_mib),
             max_cpus: files.max_cpus,
+            usb: false,
         }),
         image.x86.as_ref().map(|files| Part {
             hypervisor: "qemu",
@@ -245,6 +246,7 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
             cmdline: &files.cmdline,
             memory_mib: (files.default_mem_mib, files.min_mem_mib),
             max_cpus: files.max_cpus,
+            usb: files.usb,
         }),
     ]
     .into_iter()
@@ -257,7 +259,7 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
                 serde_json::json!({
                     "hypervisor": part.hypervisor, "kernel": origin_json(part.origin), "root": part.root,
                     "cmdline": part.cmdline, "default_mem_mib": part.memory_mib.0, "min_mem_mib": part.memory_mib.1,
-                    "max_cpus": part.max_cpus,
+                    "max_cpus": part.max_cpus, "usb": part.usb,
                 })
             })
             .collect();
@@ -276,6 +278,9 @@ fn show(context: &Context, store: &ImageStore, name: &str) -> Result<Exit, Failu
         if let Some(most) = part.max_cpus {
             output::say!("  cpu      at most {most}");
         }
+        if part.usb {
+            output::say!("  usb      its VMs have a controller, for cameras");
+        }
         output::say!("  cmdline  {}", part.cmdline);
     }
     Ok(Exit::Ok)
@@ -289,6 +294,7 @@ struct Part<'a> {
     cmdline: &'a str,
     memory_mib: (u32, u32),
     max_cpus: Option<u32>,
+    usb: bool,
 }
 
 /// "6.1.192-tiny" or "6.1.192-2 (Debian)".

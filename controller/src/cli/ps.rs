@@ -28,6 +28,7 @@ struct Listing {
     experiments: Vec<ExperimentStatus>,
     vms: Vec<VmStatus>,
     routers: Vec<RouterStatus>,
+    notes: Vec<String>,
 }
 
 pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
@@ -42,6 +43,7 @@ pub async fn ps(context: &Context, args: &PsArgs) -> Result<Exit, Failure> {
                 listing.vms.extend(chunk.vms);
                 listing.routers.extend(chunk.routers);
                 listing.experiments.extend(chunk.experiments);
+                listing.notes.extend(chunk.notes);
             }
             listing.sort();
             connect::end_if_idle(&mut client).await;
@@ -112,6 +114,10 @@ impl Listing {
         if !failed.is_empty() {
             output::say!("\n{} failed; `fleet ps --failed` says why", failed.len());
         }
+        if !self.notes.is_empty() {
+            output::say!();
+        }
+        self.notes.iter().for_each(|note| output::say!("{}", output::wrap(note)));
     }
 
     fn json(&self) -> serde_json::Value {
@@ -128,6 +134,7 @@ impl Listing {
                 "experiment": router.experiment, "name": router.name, "host": router.host, "kind": router.kind,
                 "up": router.up, "reason": router.reason, "addresses": router.addresses,
             })).collect::<Vec<_>>(),
+            "notes": self.notes,
         })
     }
 }

@@ -10,7 +10,7 @@ use fleet_proto::v1::exec_input;
 use fleet_proto::v1::up_event::Event;
 use fleet_proto::v1::*;
 use fleet_proto::{MAX_MESSAGE_BYTES, v1};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -237,7 +237,11 @@ impl Controller for Service {
         if !request.experiment.is_empty() {
             self.shared.known(&request.experiment)?;
         }
-        Ok(Response::new(Box::pin(self.shared.fleet.list(request))))
+        let whole = request.only() == VmState::Unspecified && !request.summary;
+        let notes = if whole { self.shared.cameras.waiting(&request.experiment) } else { Vec::new() };
+        let notes = (!notes.is_empty()).then(|| Ok(ListChunk { notes, ..ListChunk::default() }));
+        let listed = self.shared.fleet.list(request).chain(futures::stream::iter(notes));
+        Ok(Response::new(Box::pin(listed)))
     }
 
     async fn diff(&self, request: Request<UpRequest>) -> Result<Response<Difference>, Status> {
@@ -293,7 +297,6 @@ impl Controller for Service {
         &self,
         request: Request<Streaming<SessionInput>>,
     ) -> Result<Response<Self::ConsoleStream>, Status> {
-        use futures::StreamExt;
         let mut input = request.into_inner();
         let mut open = match input.message().await? {
             Some(SessionInput { input: Some(session_input::Input::Open(open)) }) => open,

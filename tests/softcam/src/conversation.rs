@@ -60,19 +60,14 @@ pub(crate) async fn run(stream: impl AsyncRead + AsyncWrite, shared: &Shared) ->
         let waits = !talk.out.is_empty();
         tokio::select! {
             changed = conditions.changed() => {
-                let cuts = condition.cuts;
-                condition = *conditions.borrow_and_update();
-                if changed.is_err() || condition.cuts != cuts {
+                if changed.is_err() {
                     return Ok(());
                 }
-                talk.follow(&condition)?;
             }
             read = reader.read_buf(&mut buffer), if talk.out.len() < MAX_OUT => {
                 if read? == 0 {
                     return Ok(());
                 }
-                talk.take(&buffer, &condition)?;
-                buffer.clear();
             }
             () = sleep_until(next), if waits && next > Instant::now() => {}
             written = writer.write(talk.front(condition.rate)), if waits && next <= Instant::now() => {
@@ -86,6 +81,15 @@ pub(crate) async fn run(stream: impl AsyncRead + AsyncWrite, shared: &Shared) ->
                 }
             }
         }
+        // Anew at every turn: what was set before the client sent these bytes holds for them.
+        let cuts = condition.cuts;
+        condition = *conditions.borrow_and_update();
+        if condition.cuts != cuts {
+            return Ok(());
+        }
+        talk.follow(&condition)?;
+        talk.take(&buffer, &condition)?;
+        buffer.clear();
     }
 }
 

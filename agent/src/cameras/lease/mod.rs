@@ -151,16 +151,7 @@ impl Lease {
 
     /// What went by, if anything did.
     pub fn sample(&self, vm_host: &str) -> Option<CameraSample> {
-        let (to_guest_bytes, from_guest_bytes) = self.meter.read();
-        (to_guest_bytes + from_guest_bytes > 0).then(|| CameraSample {
-            host: vm_host.to_owned(),
-            camera_host: self.camera.host.clone(),
-            camera: self.camera.camera.clone(),
-            experiment: self.experiment.clone(),
-            vm: self.vm.clone(),
-            to_guest_bytes,
-            from_guest_bytes,
-        })
+        self.meter.sample(vm_host, &self.camera, &self.experiment, &self.vm)
     }
 
     /// Ends its task with the agent; the lease stays.

@@ -35,6 +35,21 @@ struct Vm {
     name: String,
 }
 
+/// How it stands with the camera that a VM needs.
+struct Standing {
+    /// The VM has one.
+    has: bool,
+    /// There is nothing to wait for.
+    settled: bool,
+    text: String,
+}
+
+impl Standing {
+    fn without(settled: bool, text: String) -> Self {
+        Self { has: false, settled, text }
+    }
+}
+
 /// A camera that a user may have, and nobody else touches now.
 struct Chosen {
     camera: CameraId,
@@ -367,17 +382,24 @@ impl Cameras {
         let until = tokio::time::Instant::now() + UP;
         loop {
             changes.mark_unchanged();
-            let told: Vec<(bool, String)> = wishes().iter().map(|wish| self.stands(wish)).collect();
-            let settled = told.iter().all(|(settled, _)| *settled);
+            let told: Vec<Standing> = wishes().iter().map(|wish| self.stands(wish)).collect();
+            let settled = told.iter().all(|standing| standing.settled);
             let changed = tokio::time::timeout_at(until, changes.changed());
             if settled || self.stop.is_cancelled() || !matches!(changed.await, Ok(Ok(()))) {
-                return shortened(told.into_iter().map(|(_, text)| text).collect());
+                return shortened(told.into_iter().map(|standing| standing.text).collect());
             }
         }
     }
 
-    /// Whether it is worth no waiting what a VM that needs a camera has, and that in words.
-    fn stands(&self, wish: &Wish) -> (bool, String) {
+    /// VMs that need a camera and have none, each with the reason; those of one experiment, or of all.
+    pub fn waiting(&self, experiment: &str) -> Vec<String> {
+        let wishes = self.fleet.wishes().into_iter();
+        let wishes = wishes.filter(|wish| experiment.is_empty() || wish.experiment == experiment);
+        let standings = wishes.map(|wish| self.stands(&wish)).filter(|standing| !standing.has);
+        shortened(standings.map(|standing| standing.text).collect())
+    }
+
+    fn stands(&self, wish: &Wish) -> Standing {
         let vm = format!("{}.{}", wish.experiment, wish.vm);
         let holder = holder(&wish.experiment, &wish.vm);
         let ledger = self.book.now();
@@ -392,22 +414,21 @@ impl Cameras {
                 CameraState::Attached => format!("{vm} has {called}"),
                 state => format!("{vm}: {called} is {}{colon}{detail}", state_word(state)),
             };
-            return (state == CameraState::Attached || stands_in_the_way(state), text);
+            let has = state == CameraState::Attached;
+            return Standing { has, settled: has || stands_in_the_way(state), text };
         }
         if ledger.waived.get(&holder) == Some(&wish.generation) {
-            return (
-                true,
-                format!("{vm} has no camera: it was detached; `fleet usb attach --any camera {vm}` gives it one"),
-            );
+            let mend = format!("`fleet usb attach --any camera {vm}` gives it one");
+            return Standing::without(true, format!("{vm} has no camera: it was detached; {mend}"));
         }
         if wish.up_on.is_none() {
-            return (true, format!("{vm} waits for a camera: its host has not brought it up"));
+            return Standing::without(true, format!("{vm} waits for a camera: its host has not brought it up"));
         }
         if let Some(reason) = locked(&self.tries).trouble_of(&holder) {
-            return (true, format!("{vm} has no camera: {reason}"));
+            return Standing::without(true, format!("{vm} has no camera: {reason}"));
         }
         let none = free(&ledger, &picture).next().is_none();
-        (none, format!("{vm} waits for a camera: none is free; `fleet usb ls` shows them"))
+        Standing::without(none, format!("{vm} waits for a camera: none is free; `fleet usb ls` shows them"))
     }
 }
 

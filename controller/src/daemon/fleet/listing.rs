@@ -89,10 +89,10 @@ impl Fleet {
         let mut sent = self.list_wave(members, request.clone());
         while let Some(word) = sent.next().await {
             let Word::Reply(Reply { hosts, reply: Some(reply::Reply::List(chunk)), .. }) = word else { continue };
-            let ListChunk { vms, routers, experiments } = chunk;
+            let ListChunk { vms, routers, experiments, .. } = chunk;
             experiments.into_iter().for_each(|said| sums.add(&hosts, said));
             if !vms.is_empty() || !routers.is_empty() {
-                drop(sender.send(Ok(ListChunk { vms, routers, experiments: Vec::new() })).await);
+                drop(sender.send(Ok(ListChunk { vms, routers, ..ListChunk::default() })).await);
             }
         }
         for placed in self.placed(&request.experiment) {

@@ -295,13 +295,14 @@ impl Task {
     }
 
     fn broke(&mut self, reason: &str) {
+        self.measure();
         if self.attached_at.elapsed() >= CLEAN_SLATE {
             self.waits.reset();
         }
         self.broken = true;
         self.again = Some(Instant::now() + self.waits.next());
         let event = self.course.broke();
-        self.why = Some(Refusal::Broke { camera: self.record.label.clone(), reason: reason.to_owned() });
+        self.why = Some(Refusal::Broke(reason.to_owned()));
         self.step(event);
     }
 
@@ -309,6 +310,7 @@ impl Task {
         match acted {
             Acted::Brought(Ok(brought)) => {
                 self.relay = brought.relay;
+                self.measure();
                 self.attached_at = Instant::now();
                 self.record.first = false;
                 self.record.pid = self.port.as_ref().map(|port| port.pid());
@@ -387,6 +389,9 @@ impl Task {
 
     fn begin(&mut self, order: Order) {
         let relay = self.relay.take();
+        if relay.is_some() {
+            self.measure();
+        }
         let port = self.port.clone();
         let id = self.id.clone();
         let act: BoxFuture<'static, Acted> = match order.act {

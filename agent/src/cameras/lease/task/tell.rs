@@ -1,6 +1,6 @@
 //! What a lease says: answers to who waits, its state for readers, events.
 
-use fleet_proto::v1::{CameraState, VmState};
+use fleet_proto::v1::{CameraState, TelemetryBatch, VmState};
 use fleet_usb::lease::Phase;
 
 use super::Task;
@@ -8,6 +8,7 @@ use crate::cameras::lease::{Shown, locked, word};
 use crate::cameras::refusal::Refusal;
 use crate::cameras::source::Seen;
 use crate::cameras::store::Record;
+use crate::hub::now_ms;
 
 impl Task {
     /// Tells whoever waits, when there is something to tell.
@@ -18,10 +19,7 @@ impl Task {
         }
         let here = match phase {
             Phase::Attached => Some(Ok(())),
-            Phase::WrongMode(now) => {
-                let (camera, lent) = (self.record.label.clone(), self.record.keeper.persona);
-                Some(Err(Refusal::WrongMode { camera, now, lent }))
-            }
+            Phase::WrongMode(now) => Some(Err(Refusal::WrongMode { now, lent: self.record.keeper.persona })),
             Phase::Lost => Some(Err(self.lost())),
             Phase::Detaching { .. } if self.record.first => None,
             Phase::Leased | Phase::Detaching { .. } => self.why.clone().map(Err),
@@ -58,7 +56,7 @@ impl Task {
 
     /// Why it is lost.
     pub(super) fn lost(&self) -> Refusal {
-        let (vm, camera) = (self.record.holder(), self.record.label.clone());
+        let vm = self.record.holder();
         match (self.vm_state, &self.seen) {
             (None, _) => Refusal::NoVm { vm },
             (Some(state), _) if self.port.is_none() || !matches!(state, VmState::Running | VmState::Paused) => {
@@ -67,13 +65,13 @@ impl Task {
             (_, Some(Seen::Unreached(refusal))) => refusal.clone(),
             (_, Some(Seen::As(sight))) if sight.present => match &self.why {
                 Some(why) => why.clone(),
-                None => Refusal::Broke { camera, reason: "its VM or it was gone for a moment".to_owned() },
+                None => Refusal::Broke("its VM or it was gone for a moment".to_owned()),
             },
             (_, None) => Refusal::Unreached {
                 host: self.record.camera.host.clone(),
                 reason: "it has not been heard of yet".to_owned(),
             },
-            _ => Refusal::Absent { host: self.record.camera.host.clone(), camera },
+            _ => Refusal::Absent { host: self.record.camera.host.clone() },
         }
     }
 
@@ -89,8 +87,8 @@ impl Task {
             Phase::Lost => (CameraState::Lost, self.lost().to_string()),
             Phase::Reattaching => (CameraState::Reattaching, String::new()),
             Phase::WrongMode(now) => {
-                let (camera, lent) = (self.record.label.clone(), self.record.keeper.persona);
-                (CameraState::WrongMode, Refusal::WrongMode { camera, now, lent }.to_string())
+                let lent = self.record.keeper.persona;
+                (CameraState::WrongMode, Refusal::WrongMode { now, lent }.to_string())
             }
             Phase::Detaching { .. } | Phase::Ended => (CameraState::Detaching, why(&self.why)),
             Phase::Held => (CameraState::Held, "kept out of its VM; attach it again to bring it back".to_owned()),
@@ -105,8 +103,8 @@ impl Task {
             Phase::Reattaching => ("camera.reattaching", String::new()),
             Phase::Lost => ("camera.lost", self.lost().to_string()),
             Phase::WrongMode(now) => {
-                let (camera, lent) = (self.record.label.clone(), self.record.keeper.persona);
-                ("camera.wrong-mode", Refusal::WrongMode { camera, now, lent }.to_string())
+                let lent = self.record.keeper.persona;
+                ("camera.wrong-mode", Refusal::WrongMode { now, lent }.to_string())
             }
             Phase::Detaching { .. } => ("camera.detaching", String::new()),
             Phase::Held => ("camera.held", "it is kept out of its VM".to_owned()),
@@ -122,6 +120,15 @@ impl Task {
         let message = format!("{of} of host {}", camera.host);
         let message = if said.is_empty() { message } else { format!("{message}: {said}") };
         self.around.hub.event(kind, experiment, vm, &message);
+    }
+
+    /// Publishes what went by: where an attachment begins and where it ends, so that none is too short to be measured.
+    pub(super) fn measure(&self) {
+        let Record { camera, experiment, vm, .. } = &self.record;
+        let cameras: Vec<_> = self.meter.sample(&self.around.host, camera, experiment, vm).into_iter().collect();
+        if !cameras.is_empty() {
+            self.around.hub.publish(&TelemetryBatch { ts_ms: now_ms(), cameras, ..TelemetryBatch::default() });
+        }
     }
 
     /// Nothing of it is left.

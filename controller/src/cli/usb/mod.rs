@@ -1,19 +1,20 @@
 //! `fleet usb ls|watch|attach|detach`: cameras on hosts' USB ports, and the VMs that have them.
 
-use std::collections::BTreeMap;
+mod watch;
+
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use fleet_proto::v1::{
-    AttachCameraRequest, Camera, CameraOutcome, CameraState, CameraView, CamerasRequest, ControllerCameras,
-    DetachCameraRequest, ListRequest,
+    AttachCameraRequest, Camera, CameraOutcome, CameraState, CameraView, CamerasRequest, DetachCameraRequest,
+    ListRequest,
 };
 use indicatif::ProgressBar;
 
 use super::connect::{self, Start};
 use super::output::{self, Table};
-use super::telemetry::{span, time};
+use super::telemetry::span;
 use super::up::new_op;
 use super::{Context, Exit, Failure};
 use crate::daemon::{short_port, state_word};
@@ -105,7 +106,7 @@ pub struct DetachArgs {
 pub async fn usb(context: &Context, args: &UsbArgs) -> Result<Exit, Failure> {
     match &args.verb {
         Verb::Ls(args) => ls(context, args).await,
-        Verb::Watch => watch(context).await,
+        Verb::Watch => watch::watch(context).await,
         Verb::Attach(args) => attach(context, args).await,
         Verb::Detach(args) => detach(context, args).await,
         Verb::Words => Ok(words(context).await.unwrap_or(Exit::Ok)),
@@ -255,99 +256,6 @@ fn view_json(view: &CameraView) -> serde_json::Value {
     })
 }
 
-/// What a line of `watch` is about: a change of anything else is not told.
-type Seen = (CameraState, String, String, String, String);
-
-fn seen(view: &CameraView) -> Seen {
-    let camera = view.camera.clone().unwrap_or_default();
-    (view.state(), place(&camera), holder(view), camera.persona, view.detail.clone())
-}
-
-/// What `watch` has told.
-#[derive(Default)]
-struct Told {
-    cameras: BTreeMap<(String, String), (Seen, CameraView)>,
-    silent: Vec<String>,
-}
-
-/// A line of `watch`.
-#[derive(Debug, PartialEq)]
-enum Line {
-    Camera(Box<CameraView>),
-    Forgotten(Box<CameraView>),
-    Silent(String),
-    Answers(String),
-}
-
-impl Told {
-    /// What is new.
-    fn take(&mut self, now: ControllerCameras) -> Vec<Line> {
-        let mut lines = Vec::new();
-        lines.extend(now.unknown_hosts.iter().filter(|host| !self.silent.contains(host)).cloned().map(Line::Silent));
-        lines.extend(self.silent.iter().filter(|host| !now.unknown_hosts.contains(host)).cloned().map(Line::Answers));
-        self.silent = now.unknown_hosts;
-        let mut before = std::mem::take(&mut self.cameras);
-        for view in now.cameras {
-            let camera = view.camera.clone().unwrap_or_default();
-            let key = (camera.host, camera.id);
-            let is = seen(&view);
-            if before.remove(&key).is_none_or(|(was, _)| was != is) {
-                lines.push(Line::Camera(Box::new(view.clone())));
-            }
-            self.cameras.insert(key, (is, view));
-        }
-        // Those of a host that went silent are told by that.
-        let gone = before.into_values().map(|(_, view)| view);
-        let of_silent = |view: &CameraView| view.camera.as_ref().is_some_and(|it| self.silent.contains(&it.host));
-        lines.extend(gone.filter(|view| !of_silent(view)).map(|view| Line::Forgotten(Box::new(view))));
-        lines
-    }
-}
-
-async fn watch(context: &Context) -> Result<Exit, Failure> {
-    let mut client = connect::connect(context, Start::IfUsed).await?;
-    let mut stream = client.watch_cameras(CamerasRequest {}).await?.into_inner();
-    let mut told = Told::default();
-    let mut is_first = true;
-    while let Some(now) = stream.message().await? {
-        if std::mem::take(&mut is_first) && now.cameras.is_empty() && !context.json {
-            eprintln!("fleet: no camera is there; each change is shown, ctrl-C ends this");
-        }
-        let at = output::now_ms();
-        for line in told.take(now) {
-            output::print(&if context.json { line_json(&line, at) } else { line_text(context, &line, at) });
-        }
-    }
-    Ok(Exit::Ok)
-}
-
-fn line_text(context: &Context, line: &Line, at: u64) -> String {
-    let at = time(at);
-    let of = |view: &CameraView, state: String| {
-        let camera = view.camera.clone().unwrap_or_default();
-        let called = format!("{} {}", name(&camera), serial(&camera));
-        let words = [holder(view), view.detail.clone()].into_iter().filter(|word| !word.is_empty());
-        let words = words.collect::<Vec<_>>().join(": ");
-        format!("{at} {called:<26} {:<20} {state} {words}", place(&camera)).trim_end().to_owned() + "\n"
-    };
-    match line {
-        Line::Camera(view) => of(view, colored(view.state(), context.color)),
-        Line::Forgotten(view) => of(view, "forgotten".to_owned()),
-        Line::Silent(host) => format!("{at} {host} does not answer\n"),
-        Line::Answers(host) => format!("{at} {host} answers\n"),
-    }
-}
-
-fn line_json(line: &Line, at: u64) -> String {
-    let value = match line {
-        Line::Camera(view) => serde_json::json!({ "ts_ms": at, "camera": view_json(view) }),
-        Line::Forgotten(view) => serde_json::json!({ "ts_ms": at, "forgotten": view_json(view) }),
-        Line::Silent(host) => serde_json::json!({ "ts_ms": at, "host": host, "answers": false }),
-        Line::Answers(host) => serde_json::json!({ "ts_ms": at, "host": host, "answers": true }),
-    };
-    format!("{value}\n")
-}
-
 async fn attach(context: &Context, args: &AttachArgs) -> Result<Exit, Failure> {
     let (camera, vm) = match (&args.vm, &args.any) {
         (Some(vm), None) => (args.first.clone(), vm.clone()),
@@ -459,7 +367,7 @@ impl Drop for Spinner {
 mod tests {
     use super::*;
 
-    fn view(id: &str, state: CameraState, detail: &str) -> CameraView {
+    pub(super) fn view(id: &str, state: CameraState, detail: &str) -> CameraView {
         let camera = Camera {
             host: "h1".into(),
             id: id.into(),
@@ -468,26 +376,6 @@ mod tests {
             ..Camera::default()
         };
         CameraView { camera: Some(camera), lease: None, state: state.into(), detail: detail.into() }
-    }
-
-    fn all(cameras: Vec<CameraView>, silent: &[&str]) -> ControllerCameras {
-        ControllerCameras { cameras, unknown_hosts: silent.iter().map(ToString::to_string).collect() }
-    }
-
-    #[test]
-    fn a_change_of_a_camera_is_one_line_and_what_stays_is_none() {
-        let (free, busy) = (view("a", CameraState::Available, ""), view("a", CameraState::Busy, "process 7"));
-        let other = view("b", CameraState::Available, "");
-        let mut told = Told::default();
-        let first = told.take(all(vec![free.clone(), other.clone()], &[]));
-        assert_eq!(first, [Line::Camera(Box::new(free.clone())), Line::Camera(Box::new(other.clone()))]);
-        assert_eq!(told.take(all(vec![free, other.clone()], &[])), []);
-        let changed = told.take(all(vec![busy.clone(), other.clone()], &[]));
-        assert_eq!(changed, [Line::Camera(Box::new(busy))]);
-        assert_eq!(told.take(all(vec![other.clone()], &[])).len(), 1, "one is forgotten");
-        assert_eq!(told.take(all(vec![], &["h1"])), [Line::Silent("h1".into())]);
-        let back = told.take(all(vec![other.clone()], &[]));
-        assert_eq!(back, [Line::Answers("h1".into()), Line::Camera(Box::new(other))]);
     }
 
     #[test]
