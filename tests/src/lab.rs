@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Every host has a folder of its own ([`Fleet`]), and so its own names of namespaces, control groups and sockets. Not
-//! divided are what a machine has once: its memory, its processors, and KSM, which is off here. When a lab is dropped, also by a test that failed, its daemons are ended, then what they left is
-//! removed and, if the test went well, told; the namespaces go last.
+//! divided are what a machine has once: its memory, its processors, and KSM, which is off here. When a lab is dropped, also
+//! by a test that failed, its daemons are ended, then what they left is removed and, if the test went well, told; the
+//! namespaces go last.
 
 use serde_json::Value;
 
@@ -77,17 +78,37 @@ impl Lab {
     }
 
     fn join(&mut self) {
-        let uses = self.hosts.len().to_string();
-        let issued = self.head.json(&["host", "token", "--uses", &uses]);
-        let text = |key: &str| issued[key].as_str().unwrap().to_owned();
-        let (token, controller) = (text("token"), text("controller"));
-        for (number, host) in self.hosts.iter_mut().enumerate() {
-            let (rack, kind) = (format!("r{}", number / RACK + 1), format!("odd={}", (number + 1) % 2));
-            let place = ["--name", &host.name, "--rack", &rack, "--tag", &kind];
-            let args = ["agent", "--join", &controller, "--token", &token];
-            host.agent = Some(Daemon::start(&host.fleet, &[args.as_slice(), place.as_slice()].concat()));
+        let (token, controller) = self.token(self.hosts.len());
+        for number in 1..=self.hosts.len() {
+            self.start_to_join(number, &token, &controller);
         }
         self.until_ready();
+    }
+
+    /// Starts a host's agent with a new token, as after its removal.
+    ///
+    /// # Panics
+    /// When there is no such host, or it does not become ready.
+    pub fn join_again(&mut self, name: &str) {
+        let (token, controller) = self.token(1);
+        self.host(name).agent = None;
+        self.start_to_join(self.number(name), &token, &controller);
+        until("the host to be ready", || self.in_state("ready").iter().any(|ready| ready == name));
+    }
+
+    /// A token for so many hosts, and where the controller is.
+    fn token(&self, uses: usize) -> (String, String) {
+        let issued = self.head.json(&["host", "token", "--uses", &uses.to_string()]);
+        let text = |key: &str| issued[key].as_str().unwrap().to_owned();
+        (text("token"), text("controller"))
+    }
+
+    fn start_to_join(&mut self, number: usize, token: &str, controller: &str) {
+        let host = &mut self.hosts[number - 1];
+        let (rack, kind) = (format!("r{}", (number - 1) / RACK + 1), format!("odd={}", number % 2));
+        let place = ["--name", &host.name, "--rack", &rack, "--tag", &kind];
+        let args = ["agent", "--join", controller, "--token", token];
+        host.agent = Some(Daemon::start(&host.fleet, &[args.as_slice(), place.as_slice()].concat()));
     }
 
     /// Lets no host send faster than so many Mbit/s.

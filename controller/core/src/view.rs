@@ -175,6 +175,13 @@ impl Core {
         })
     }
 
+    /// Names of the experiments of which a host is to have something.
+    pub fn wanted_on(&self, host: &str) -> Vec<String> {
+        let id = self.hosts.find(host);
+        let wants = |experiment: &Experiment| id.is_some_and(|id| experiment.wants(id));
+        self.experiments.iter().filter(|(_, experiment)| wants(experiment)).map(|(name, _)| name.to_string()).collect()
+    }
+
     /// The VMs of an experiment that have no host.
     pub fn homeless_of(&self, experiment: &str) -> Vec<Range> {
         self.experiments.get(experiment).map(Experiment::homeless).unwrap_or_default()

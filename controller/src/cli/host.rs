@@ -94,7 +94,7 @@ enum HostVerb {
     Ls,
     /// Print a token that lets a host join; list or revoke tokens
     Token(TokenArgs),
-    /// Give hosts nothing new to run; what runs on them goes on
+    /// Move the VMs of hosts to others, where they start anew; they get nothing new
     Drain(NamesArgs),
     /// Let drained hosts run new VMs again
     Undrain(NamesArgs),

@@ -215,6 +215,11 @@ impl Fleet {
         names
     }
 
+    /// Names of the experiments of which a host is to have something.
+    pub fn wanted_on(&self, host: &str) -> Vec<String> {
+        locked(&self.core).wanted_on(host)
+    }
+
     /// Finds what a user named.
     ///
     /// # Errors

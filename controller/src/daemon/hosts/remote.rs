@@ -53,7 +53,7 @@ fn refused(error: &HostsError) -> Status {
         | HostsError::BadToken(_)
         | HostsError::Expired(_)
         | HostsError::UsedUp(..) => Status::permission_denied(message),
-        HostsError::Runs(..) => Status::failed_precondition(message),
+        HostsError::Runs(..) | HostsError::Wanted { .. } => Status::failed_precondition(message),
         HostsError::TooMany(_) => Status::resource_exhausted(message),
     }
 }

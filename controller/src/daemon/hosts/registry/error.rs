@@ -53,9 +53,21 @@ pub enum HostsError {
     Invalid(String),
     /// The host runs VMs.
     #[error(
-        "`{0}` runs {1} VMs\nhelp: `fleet host drain {0}` first, or `--force`: its VMs go on running, and no fleet knows of them"
+        "`{0}` runs {1} VMs\nhelp: `fleet host drain {0}` moves them to other hosts; with `--force` they go on running there, and \
+         no fleet knows of them"
     )]
     Runs(String, u32),
+    /// The host is to run what is up.
+    #[error(
+        "`{host}` is to run VMs of {experiments}\nhelp: `fleet host drain {host}` moves them to other hosts; with `--force` \
+         they go on running there, and no fleet knows of them"
+    )]
+    Wanted {
+        /// The host.
+        host: String,
+        /// The experiments.
+        experiments: String,
+    },
     /// The controller's own host.
     #[error("`{0}` is the controller's own host, and stays as long as the controller does")]
     Own(String),
