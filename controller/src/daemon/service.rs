@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::agents::Agents;
 use super::cameras::Cameras;
 use super::fleet::{Act, Fleet};
-use super::hosts::{Hosts, HostsError};
+use super::hosts::Hosts;
 use super::operation::{self, Follow};
 use super::store::Store;
 use super::telemetry::Telemetry;
@@ -369,18 +369,11 @@ impl Controller for Service {
         match request.change() {
             HostChange::Drain => drop(self.shared.fleet.change(|op_id| Input::Drain { op_id, hosts: names })?),
             HostChange::Undrain => drop(self.shared.fleet.change(|op_id| Input::Undrain { op_id, hosts: names })?),
-            HostChange::Remove if !request.force => {
-                // Also what hosts have not told of yet.
-                for host in names {
-                    let experiments = self.shared.fleet.wanted_on(&host).join(", ");
-                    if !experiments.is_empty() {
-                        return Err(HostsError::Wanted { host, experiments }.into());
-                    }
-                }
-            }
             _ => {}
         }
-        self.shared.hosts.ask_change(&request).map(Response::new)
+        let wanted = |host: &String| (host.clone(), self.shared.fleet.wanted_on(host));
+        let wanted = request.names.iter().map(wanted).collect();
+        self.shared.hosts.ask_change(&request, &wanted).map(Response::new)
     }
 
     async fn issue_token(&self, request: Request<IssueTokenRequest>) -> Result<Response<IssuedToken>, Status> {

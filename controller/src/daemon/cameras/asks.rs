@@ -13,7 +13,7 @@ use super::ledger::LedgerError;
 use super::locks::Held;
 use super::picture::{Picture, holder, in_words, parts, stands_in_the_way};
 use super::plan::free;
-use super::word::{called, candidate, find};
+use super::word::{called, candidate, far_video, find};
 use super::{Cameras, locked, state_word};
 use crate::daemon::fleet::{Place, Wish};
 
@@ -196,7 +196,7 @@ impl Cameras {
         within: Duration,
     ) -> Result<CameraOutcome, CameraError> {
         let Chosen { camera, called, lease: before, _held } = chosen;
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = far_video(&locked(&self.picture), &camera, &vm.host).into_iter().collect();
         let is_new = before.as_ref().is_none_or(|lease| lease.holder != vm.holder);
         let lease = match before {
             Some(lease) if !is_new => {

@@ -56,6 +56,18 @@ fn nameless(id: &CameraId) -> Camera {
     Camera { host: id.host.clone(), id: id.camera.clone(), serial, ..Camera::default() }
 }
 
+/// What a user should know of a camera on a port of its host that goes to a VM of `vm_host`: an exporter carries no
+/// isochronous transfers, which most video devices send their pictures by.
+pub fn far_video(picture: &Picture, id: &CameraId, vm_host: &str) -> Option<String> {
+    let is_video = picture.camera(id).is_some_and(|camera| camera.persona == "uvc" && !camera.redirected);
+    (is_video && id.host != vm_host).then(|| {
+        format!(
+            "most video cameras send no video to a VM of another host: have the VM on {} (`place` in its file) if none comes",
+            id.host
+        )
+    })
+}
+
 /// A camera in a few words: "NIKON DSC D7000 3012345 on h1".
 pub fn called(picture: &Picture, id: &CameraId) -> String {
     let camera = picture.camera(id).cloned().unwrap_or_else(|| nameless(id));
@@ -95,6 +107,20 @@ mod tests {
             port: port.into(),
             ..Camera::default()
         }
+    }
+
+    #[test]
+    fn a_video_camera_on_a_port_of_another_host_is_told_of() {
+        let video = |redirected| Camera { persona: "uvc".into(), redirected, ..camera("7", "C920", "0000:00:14.0/2") };
+        let note = |camera, vm_host| {
+            let mut picture = Picture::default();
+            picture.told("h1", CamerasReply { cameras: vec![camera], leases: vec![] });
+            far_video(&picture, &CameraId { host: "h1".into(), camera: "04b0:7".into() }, vm_host)
+        };
+        assert!(note(video(false), "h2").is_some_and(|note| note.contains("h1")));
+        assert_eq!(note(video(false), "h1"), None);
+        assert_eq!(note(video(true), "h2"), None);
+        assert_eq!(note(camera("7", "NIKON DSC D7000", ""), "h2"), None);
     }
 
     fn picture() -> Picture {

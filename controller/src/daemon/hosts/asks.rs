@@ -1,5 +1,6 @@
 //! What `fleet host …` asks, answered.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,11 +17,16 @@ use crate::cli::now_ms;
 const TTL: Duration = Duration::from_secs(3600);
 
 impl Hosts {
-    /// Drains, undrains, tags or removes hosts: all that are named, or none.
+    /// Drains, undrains, tags or removes hosts: all that are named, or none. `wanted`: the experiments of which each is to
+    /// have something, also before it has told of it.
     ///
     /// # Errors
     /// When one of them is not known, or it makes no sense.
-    pub fn ask_change(&self, request: &ChangeHostsRequest) -> Result<ChangeHostsReply, Status> {
+    pub fn ask_change(
+        &self,
+        request: &ChangeHostsRequest,
+        wanted: &HashMap<String, Vec<String>>,
+    ) -> Result<ChangeHostsReply, Status> {
         if request.names.is_empty() {
             return Err(Status::invalid_argument("no host is named"));
         }
@@ -28,7 +34,7 @@ impl Hosts {
         let changed = match request.change() {
             HostChange::Drain => self.change(&request.names, draining(true)),
             HostChange::Undrain => self.change(&request.names, draining(false)),
-            HostChange::Remove => self.remove(&request.names, request.force),
+            HostChange::Remove => self.remove(&request.names, request.force, wanted),
             HostChange::Tag => self.change(&request.names, |host| retag(host, request)),
             HostChange::Unspecified => {
                 return Err(Status::invalid_argument("this controller does not know that change; use its version"));

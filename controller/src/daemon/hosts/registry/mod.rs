@@ -3,7 +3,7 @@
 //! Changes are made one after the other under `changing`, the store first; readers take `members`, which is held for an
 //! assignment only. So `fleet host ls` waits for no disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -227,11 +227,16 @@ impl Hosts {
     }
 
     /// Removes hosts from the fleet, all or none: their certificates are revoked, their connections end, their names
-    /// are free.
+    /// are free. `wanted`: the experiments of which each is to have something.
     ///
     /// # Errors
-    /// When one is not known, is the controller's own, or runs VMs and `force` is not set.
-    pub fn remove(&self, names: &[String], force: bool) -> Result<u32, HostsError> {
+    /// When one is not known, is the controller's own, or runs VMs, or is to run some, and `force` is not set.
+    pub fn remove(
+        &self,
+        names: &[String],
+        force: bool,
+        wanted: &HashMap<String, Vec<String>>,
+    ) -> Result<u32, HostsError> {
         let _changing = locked(&self.changing);
         let now = now_ms();
         let mut removed = Vec::new();
@@ -246,6 +251,10 @@ impl Hosts {
             let vms = host.info.as_ref().map_or(0, |info| info.vms);
             if vms > 0 && !force {
                 return Err(HostsError::Runs(name.clone(), vms));
+            }
+            let experiments = wanted.get(name).filter(|experiments| !force && !experiments.is_empty());
+            if let Some(experiments) = experiments {
+                return Err(HostsError::Wanted { host: name.clone(), experiments: experiments.join(", ") });
             }
             host.set_state(HostState::Removed);
             record.certificates = valid(&record.certificates, now);
