@@ -134,6 +134,11 @@ impl Lab {
         std::iter::once(&self.head).chain(self.hosts.iter().map(|host| &host.fleet))
     }
 
+    /// Sessions of VMs on all hosts: one for each that runs, whoever knows of it.
+    pub fn machines(&self) -> usize {
+        self.folders().map(|fleet| fleet.traces().machines()).sum()
+    }
+
     /// A host as `fleet host ls --json` shows it.
     ///
     /// # Panics

@@ -17,7 +17,7 @@ fn documents_have_the_keys_that_docs_cli_promises() {
     let fleet = Fleet::new();
     let file = fleet.example("routed.fleet");
     has(&fleet.json(&["down"]), &["experiments"]);
-    has(&fleet.json(&["ps"]), &["experiments", "vms", "routers"]);
+    has(&fleet.json(&["ps"]), &["experiments", "vms", "routers", "notes"]);
     has(&fleet.json(&["check", &file])["files"][0], &["file", "ok", "diagnostics"]);
     let plan = fleet.json(&["plan", &file]);
     assert!(plan["difference"].is_null(), "nothing runs yet: {plan:#}");

@@ -24,9 +24,10 @@ fn lives(lab: &Lab) -> BTreeMap<String, (String, u32, u64)> {
     running.map(life).collect()
 }
 
-/// Sessions of VMs on all hosts, whoever knows of them.
-fn machines(lab: &Lab) -> usize {
-    lab.folders().map(|fleet| fleet.traces().machines()).sum()
+/// A VM that is not on the controller's own host, which stays, and its host.
+fn away(lives: &BTreeMap<String, (String, u32, u64)>) -> (String, String) {
+    let (vm, (host, ..)) = lives.iter().find(|(_, (host, ..))| host != "head").unwrap();
+    (vm.clone(), host.clone())
 }
 
 fn up(lab: &Lab, file: &str) -> BTreeMap<String, (String, u32, u64)> {
@@ -42,36 +43,33 @@ fn a_host_with_vms_is_removed_only_by_force_and_what_it_ran_meanwhile_ends_when_
     let mut lab = Lab::new(3, "");
     let file = lab.fleet().write("floor.fleet", FILE);
     let before = up(&lab, &file);
-    let (vm, host) =
-        before.iter().find(|(_, life)| life.0 != "head").map(|(vm, life)| (vm.clone(), life.0.clone())).unwrap();
+    let (vm, host) = away(&before);
 
     let _ = lab.fleet().run(&["host", "rm", &host]).code(2).says(&[&host, "--force"]);
     assert_eq!(lives(&lab), before);
     let _ = lab.fleet().ok(&["host", "rm", &host, "--force"]);
-    assert_eq!(machines(&lab), 3, "what ran on it goes on");
+    assert_eq!(lab.machines(), 3, "what ran on it goes on");
 
     // Its VM comes up elsewhere; the others stay as they are.
     let after = up(&lab, &file);
     assert_ne!(after[&vm].0, host, "{after:?}");
     assert!(before.iter().all(|(name, life)| *name == vm || after[name] == *life), "{before:?}\n{after:?}");
-    assert_eq!(machines(&lab), 4, "and the earlier one still runs where nobody reaches it");
+    assert_eq!(lab.machines(), 4, "and the earlier one still runs where nobody reaches it");
 
     lab.join_again(&host);
-    until("the earlier VM to be gone", || machines(&lab) == 3);
+    until("the earlier VM to be gone", || lab.machines() == 3);
     assert_eq!(up(&lab, &file), after);
 
     // The other way: its VM moves off it first.
-    let host = after[&vm].0.clone();
-    if host != "head" {
-        let _ = lab.fleet().ok(&["host", "drain", &host]);
-        until("its VM to run elsewhere, and only there", || {
-            machines(&lab) == 3 && lives(&lab).get(&vm).is_some_and(|life| life.0 != host)
-        });
-        until("the host to have said so", || lab.listed(&host)["vms"] == 0);
-        let _ = lab.fleet().ok(&["host", "rm", &host]);
-    }
+    let (vm, host) = away(&after);
+    let _ = lab.fleet().ok(&["host", "drain", &host]);
+    until("its VM to run elsewhere, and only there", || {
+        lab.machines() == 3 && lives(&lab).get(&vm).is_some_and(|life| life.0 != host)
+    });
+    until("the host to have said so", || lab.listed(&host)["vms"] == 0);
+    let _ = lab.fleet().ok(&["host", "rm", &host]);
     let _ = lab.fleet().ok(&["down"]);
-    assert_eq!(machines(&lab), 0);
+    assert_eq!(lab.machines(), 0);
 }
 
 #[test]
@@ -99,5 +97,5 @@ fn a_controller_whose_state_is_lost_finds_its_guests_by_its_backup() {
     let _ = lab.fleet().ok(&["down", "late"]);
     assert_eq!(lives(&lab), before);
     let _ = lab.fleet().ok(&["down"]);
-    assert_eq!(machines(&lab), 0);
+    assert_eq!(lab.machines(), 0);
 }

@@ -31,11 +31,6 @@ fn lives(lab: &Lab) -> BTreeMap<String, (u32, u64)> {
     running.map(|vm: Vm| (vm.name, (vm.pid, stat(vm.pid).map_or(0, |(_, start)| start)))).collect()
 }
 
-/// Sessions of VMs on all hosts: one for each that runs, whoever knows of it.
-fn machines(lab: &Lab) -> usize {
-    lab.folders().map(|fleet| fleet.traces().machines()).sum()
-}
-
 /// Begins an `up` and waits until a host has made something of it: by then all were told, and few are done.
 fn begin(lab: &Lab, file: &str, host: &Fleet) -> Child {
     let mut up = lab.fleet().spawn(&["up", file]);
@@ -68,7 +63,7 @@ fn is_whole(lab: &Lab, file: &str) -> BTreeMap<String, (u32, u64)> {
     }
     assert!(by_host.len() == 13 && by_host.values().all(|vms| *vms == 2), "{by_host:?}");
     assert_eq!(ps["routers"][0]["up"], Value::from(true), "{ps:#}");
-    assert_eq!(machines(lab) as u64, VMS, "a VM runs twice, or one is not listed");
+    assert_eq!(lab.machines() as u64, VMS, "a VM runs twice, or one is not listed");
     lives(lab)
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use fleet_proto::v1::{CameraState, CameraView, CamerasRequest, ControllerCameras};
 
-use super::super::connect::{self, Start};
-use super::super::telemetry::time;
-use super::super::{Context, Exit, Failure, output};
 use super::{colored, holder, name, place, serial, view_json};
+use crate::cli::connect::{self, Start};
+use crate::cli::telemetry::time;
+use crate::cli::{Context, Exit, Failure, output};
 
 /// What a line of `watch` is about: a change of anything else is not told.
 type Seen = (CameraState, String, String, String, String);

@@ -424,8 +424,9 @@ impl Cameras {
         if wish.up_on.is_none() {
             return Standing::without(true, format!("{vm} waits for a camera: its host has not brought it up"));
         }
-        if let Some(reason) = locked(&self.tries).trouble_of(&holder) {
-            return Standing::without(true, format!("{vm} has no camera: {reason}"));
+        let trouble = locked(&self.tries).trouble_of(&holder);
+        if let Some((id, reason)) = trouble {
+            return Standing::without(true, format!("{vm} has no camera: {}: {reason}", called(&picture, &id)));
         }
         let none = free(&ledger, &picture).next().is_none();
         Standing::without(none, format!("{vm} waits for a camera: none is free; `fleet usb ls` shows them"))

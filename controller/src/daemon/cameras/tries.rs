@@ -84,10 +84,10 @@ impl Tries {
         of.max_by_key(|(_, it)| it.last).map(|(_, it)| it.reason.clone())
     }
 
-    /// Why a VM was given no camera.
-    pub fn trouble_of(&self, holder: &str) -> Option<String> {
+    /// Which camera a VM was not given, and why.
+    pub fn trouble_of(&self, holder: &str) -> Option<(CameraId, String)> {
         let of = self.all.iter().filter(|((_, who), _)| who == holder);
-        of.max_by_key(|(_, it)| it.last).map(|(_, it)| it.reason.clone())
+        of.max_by_key(|(_, it)| it.last).map(|((camera, _), it)| (camera.clone(), it.reason.clone()))
     }
 }
 
@@ -109,6 +109,7 @@ mod tests {
         tokio::time::advance(FIRST).await;
         assert!(!tries.rests(&camera, "x/v") && tries.next().is_none());
         assert_eq!(tries.trouble(&camera), Some("no".into()));
+        assert_eq!(tries.trouble_of("x/v"), Some((camera.clone(), "no".into())));
         tries.done(&camera, "x/v");
         assert_eq!(tries.trouble_of("x/v"), None);
     }
