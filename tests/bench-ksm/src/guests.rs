@@ -38,15 +38,32 @@ pub struct Template {
     dir: PathBuf,
 }
 
-/// Processes that are ended with this.
-pub struct Clones(Vec<Child>);
+/// Processes that are ended with this, and our ends of their guests' control channels: an init that finds none gives up.
+pub struct Clones(Vec<(Child, UnixStream)>);
+
+impl Clones {
+    /// That all of them run.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn check(&mut self) -> Result<()> {
+        let mut ended = 0;
+        for (child, _) in &mut self.0 {
+            ended += usize::from(!matches!(child.try_wait(), Ok(None)));
+        }
+        if ended > 0 {
+            bail!("{ended} of {} guests ended by themselves", self.0.len());
+        }
+        Ok(())
+    }
+}
 
 impl Drop for Clones {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for (child, _) in &mut self.0 {
             drop(child.kill());
         }
-        for child in &mut self.0 {
+        for (child, _) in &mut self.0 {
             drop(child.wait());
         }
     }
@@ -63,7 +80,7 @@ impl Template {
         let console = template.dir.join("template.console");
         let start = Instant::now();
         while !std::fs::read(&console).is_ok_and(|text| contains(&text, b"Run /init as init")) {
-            if start.elapsed() > BOOT || running.0.iter_mut().any(|child| !matches!(child.try_wait(), Ok(None))) {
+            if start.elapsed() > BOOT || running.check().is_err() {
                 let log = std::fs::read_to_string(template.dir.join("template.log")).unwrap_or_default();
                 bail!("the template did not boot: {log}");
             }
@@ -111,7 +128,7 @@ impl Template {
         self.dir.join("state")
     }
 
-    fn start(&self, name: &str, clone: bool) -> Result<Child> {
+    fn start(&self, name: &str, clone: bool) -> Result<(Child, UnixStream)> {
         let Guest { kernel, initrd, memory, cmdline, acpi } = &self.guest;
         let log = File::create(self.dir.join(format!("{name}.log")))?;
         let machine = if *acpi { "microvm,acpi=on,pit=off,pic=off,rtc=off" } else { "microvm,acpi=off" };
@@ -125,8 +142,11 @@ impl Template {
                 "-object",
                 &format!("memory-backend-file,id=ram,size={memory}M,mem-path={},share={share}", ram.display()),
             ])
-            .args(["-qmp", &format!("unix:{},server=on,wait=off", self.dir.join(format!("{name}.qmp")).display())])
-            .args(["-serial", &format!("file:{}", self.dir.join(format!("{name}.console")).display())]);
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", self.socket(name, "qmp"))])
+            .args(["-serial", &format!("file:{}", self.dir.join(format!("{name}.console")).display())])
+            .args(["-chardev", &format!("socket,id=control,path={},server=on,wait=off", self.socket(name, "control"))])
+            .args(["-device", "virtio-serial-device,max_ports=2"])
+            .args(["-device", "virtserialport,chardev=control,name=org.fleet.control"]);
         if clone {
             command.args(["-incoming", "defer"]);
         } else {
@@ -147,19 +167,39 @@ impl Template {
                 Ok(())
             });
         }
-        command.spawn().context("cannot start qemu-system-x86_64 with PR_SET_MEMORY_MERGE (Linux 6.4)")
+        let child = command.spawn();
+        let mut child = child.context("cannot start qemu-system-x86_64 with PR_SET_MEMORY_MERGE (Linux 6.4)")?;
+        match self.connect(name, "control") {
+            Ok(control) => Ok((child, control)),
+            Err(error) => {
+                drop(child.kill());
+                drop(child.wait());
+                Err(error)
+            }
+        }
+    }
+
+    /// Where QEMU `name` listens for `what`.
+    fn socket(&self, name: &str, what: &str) -> String {
+        self.dir.join(format!("{name}.{what}")).display().to_string()
+    }
+
+    fn connect(&self, name: &str, what: &str) -> Result<UnixStream> {
+        let path = self.socket(name, what);
+        let start = Instant::now();
+        loop {
+            match UnixStream::connect(&path) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if start.elapsed() > ANSWER => {
+                    return Err(error).with_context(|| format!("{name} does not listen for its {what}"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
     }
 
     fn monitor(&self, name: &str) -> Result<Monitor> {
-        let path = self.dir.join(format!("{name}.qmp"));
-        let start = Instant::now();
-        let stream = loop {
-            match UnixStream::connect(&path) {
-                Ok(stream) => break stream,
-                Err(error) if start.elapsed() > ANSWER => return Err(error).context("QEMU's monitor does not answer"),
-                Err(_) => std::thread::sleep(Duration::from_millis(2)),
-            }
-        };
+        let stream = self.connect(name, "qmp")?;
         stream.set_read_timeout(Some(ANSWER))?;
         let mut monitor = Monitor { lines: BufReader::new(stream) };
         monitor.line()?;

@@ -98,7 +98,7 @@ fn main() -> Result<()> {
         // Also what an earlier bench that was killed has left.
         clear(&config)?;
         eprintln!("bench: {}: starting {} clones", rule.name(), cli.count);
-        let clones = template.clones(cli.count)?;
+        let mut clones = template.clones(cli.count)?;
         std::thread::sleep(SETTLE);
         eprintln!("bench: {}: merging", rule.name());
         let best = runs.iter().flat_map(|run| run.points.iter()).map(|point| point.saved).fold(0.0, f64::max);
@@ -108,6 +108,7 @@ fn main() -> Result<()> {
             active.switch_off().await?;
             points
         })?;
+        clones.check()?;
         drop(clones);
         clear(&config)?;
         runs.push(Run { rule, points });
