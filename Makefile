@@ -6,6 +6,9 @@ SHELL := /bin/bash
 CARGO  ?= cargo
 TARGET := target/debug
 INIT   := target/x86_64-unknown-linux-gnu/guest/fleet-init
+# What `build` builds. All of the workspace shares the features of its dependencies, the tests' among them; a package alone has
+# only its own, and other features are another build of every dependency: who wants all does not begin with a part.
+PART   := --package fleet-controller
 # A fleet of the demo's own, beside whatever else runs on this machine.
 DEMO_ROOT ?= /tmp/fleet-demo
 # How long `make fuzz` looks for wrong answers.
@@ -24,7 +27,7 @@ setup: ## Install what is missing: Debian packages and the telemetry server
 
 build: init ## Build fleet and the guests' init (debug)
 	@echo "fleet: building the program"
-	@$(CARGO) build --quiet --package fleet-controller
+	@$(CARGO) build --quiet $(PART)
 
 init:
 	@echo "fleet: building the guests' init, a static program"
@@ -70,13 +73,15 @@ fuzz: ## Look for inputs that break a promise of the language, or bytes of camer
 	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds $(FUZZ_SECONDS)
 	@$(CARGO) run --quiet --package fleet-usb-fuzz -- --seconds $(FUZZ_SECONDS)
 
-fuzz-short:
-	@$(CARGO) run --quiet --package netlang-fuzz -- --seconds 20
-	@$(CARGO) run --quiet --package fleet-usb-fuzz -- --seconds 20
+fuzz-short: build
+	@echo "fleet: looking for inputs that break a promise, 20 s each"
+	@$(TARGET)/netlang-fuzz --seconds 20
+	@$(TARGET)/fleet-usb-fuzz --seconds 20
 
+test: PART := --workspace --all-targets
 test: setup build images camera-image kernels lint fuzz-short ## Every test, with real VMs, networks and a real telemetry server
 	@echo "fleet: running every test"
-	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --no-fail-fast
+	@FLEET_INIT=$(abspath $(INIT)) FLEET_BIN=$(abspath $(TARGET)/fleet) $(CARGO) test --workspace --all-targets --no-fail-fast
 
 test-usb-host: setup build ## The path of a camera on a USB port, in a guest that plays the host with hardware
 	@FLEET_INIT=$(abspath $(INIT)) $(CARGO) test --quiet --package fleet-usbexport --test usb_host -- --ignored --nocapture \

@@ -47,7 +47,7 @@ pub trait Link: Send + Sync + 'static {
 /// A connection to a member.
 #[async_trait]
 pub trait Connection: Send + Sync + 'static {
-    /// Tells the member. From here on it may have acted.
+    /// Tells the member, at the latest when its answer is asked for. From here on it may have acted.
     async fn open(self: Box<Self>, open: WaveOpen) -> Result<WaveStream, WaveError>;
 }
 

@@ -286,7 +286,6 @@ impl Connection for MemoryConnection {
         drop(down.try_send(WaveDown { message: Some(wave_down::Message::Open(open)) }));
         let (down_out, child_down) = mpsc::channel(1);
         let (up_out, up) = mpsc::channel(1);
-        let child_up = node.accept(ReceiverStream::new(child_down).boxed());
         let (there, back) = (pipe.clone(), pipe);
         let other = net.clone();
         tokio::spawn(async move {
@@ -296,13 +295,21 @@ impl Connection for MemoryConnection {
             .await;
         });
         tokio::spawn(async move {
-            carry(&net, &back, false, child_up, up_out, |message: &Result<WaveUp, WaveError>| {
-                message
-                    .as_ref()
-                    .map_err(Clone::clone)
-                    .map(|message| WaveUp::decode(message.encode_to_vec().as_slice()).unwrap_or_default())
-            })
-            .await;
+            let child_up = tokio::select! {
+                biased;
+                () = back.broken.cancelled() => None,
+                () = up_out.closed() => None,
+                child_up = node.accept(ReceiverStream::new(child_down).boxed()) => Some(child_up),
+            };
+            if let Some(child_up) = child_up {
+                carry(&net, &back, false, child_up, up_out, |message: &Result<WaveUp, WaveError>| {
+                    message
+                        .as_ref()
+                        .map_err(Clone::clone)
+                        .map(|message| WaveUp::decode(message.encode_to_vec().as_slice()).unwrap_or_default())
+                })
+                .await;
+            }
             back.broken.cancel();
             net.state().streams.remove(&number);
         });

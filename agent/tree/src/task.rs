@@ -55,6 +55,11 @@ pub fn content(task: &Task) -> Result<Vec<Hash>, String> {
     }
 }
 
+/// Content that nobody has seen before, so that asking who lacks it would only cost a way there and back.
+pub fn is_new_to_all(task: &Task) -> bool {
+    matches!(task.task, Some(task::Task::Piece(_)))
+}
+
 /// A hash in a message.
 pub(crate) fn hash(bytes: &[u8], what: &str) -> Result<Hash, String> {
     bytes.try_into().map_err(|_| format!("the hash of the wave's {what} has {} bytes instead of 32", bytes.len()))

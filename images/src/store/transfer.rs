@@ -17,7 +17,7 @@ use super::{ImageId, ImageStore, Manifest, hash_of};
 use crate::ImageError;
 
 /// Bytes of a piece; the last one of a file is shorter.
-pub const PIECE: usize = 1024 * 1024;
+pub const PIECE: usize = 256 * 1024;
 /// Free disk that a transfer leaves, in bytes.
 const SPARE: u64 = 256 * 1024 * 1024;
 /// Pieces of a transfer that was broken off are kept for so long: a week.

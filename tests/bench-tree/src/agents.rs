@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_pki::{Authority, Connector, Credentials, HostKey, Identity, Strangers, incoming, server};
+use fleet_proto::v1::registry_client::RegistryClient;
 use fleet_proto::v1::registry_server::{Registry, RegistryServer};
 use fleet_proto::v1::{ControllerWord, HostWord, Member, Membership, RenewRequest};
 use fleet_tree::grpc::{self, Connector as _, GrpcLink, service};
@@ -62,17 +63,43 @@ impl Agents {
     /// would run into the deadlines of hosts that have a processor each.
     pub fn connect(&self, k: u32) -> Result<(), ConnectError> {
         let runtime = self.runtime.as_ref().unwrap();
+        for (link, children) in self.below(k) {
+            let connect = async move {
+                for child in children {
+                    link.channel(&child).await?;
+                }
+                Ok(())
+            };
+            runtime.block_on(async { tokio::spawn(connect).await.unwrap() })?;
+        }
+        Ok(())
+    }
+
+    /// A bare call from every agent to all that are [`below`](Self::below) it.
+    pub async fn call_below(&self, below: Vec<(ToMembers, Vec<Member>)>) {
+        let runtime = self.runtime.as_ref().unwrap();
+        let call = async |link: ToMembers, children: Vec<Member>| call_each(&link, &children).await.unwrap();
+        let calls = below.into_iter().map(|(link, children)| runtime.spawn(call(link, children)));
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap();
+        }
+    }
+
+    /// Whom agents tell in a wave with this k.
+    pub fn below(&self, k: u32) -> Vec<(ToMembers, Vec<Member>)> {
+        let mut below = Vec::new();
         let mut runs = plan::branches(self.members.as_slice(), k);
         while let Some(run) = runs.pop() {
             let members = self.members.as_slice().get(run.clone()).unwrap_or_default();
-            for branch in plan::below(members, k) {
-                let branch = run.start + branch.start..run.start + branch.end;
-                let (link, child) = (self.links[run.start].clone(), self.members.as_slice()[branch.start].clone());
-                runtime.block_on(async { tokio::spawn(async move { link.channel(&child).await }).await.unwrap() })?;
-                runs.push(branch);
+            let branches = plan::below(members, k);
+            if branches.is_empty() {
+                continue;
             }
+            let children = branches.iter().map(|branch| members[branch.start].clone()).collect();
+            below.push((self.links[run.start].clone(), children));
+            runs.extend(branches.into_iter().map(|branch| run.start + branch.start..run.start + branch.end));
         }
-        Ok(())
+        below
     }
 
     /// The controller's way to them.
@@ -120,6 +147,15 @@ impl ToMembers {
     pub fn link(&self) -> Arc<dyn Link> {
         Arc::new(GrpcLink::new(self.clone()))
     }
+}
+
+/// A bare call to each of these members at once.
+pub async fn call_each(to: &ToMembers, members: &[Member]) -> Result<(), String> {
+    let calls = members.iter().map(async |member| {
+        let channel = to.channel(member).await.map_err(|error| error.0)?;
+        RegistryClient::new(channel).renew(RenewRequest {}).await.map_err(|status| status.to_string())
+    });
+    futures::future::try_join_all(calls).await.map(drop)
 }
 
 #[async_trait]

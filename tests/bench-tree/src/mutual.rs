@@ -1,19 +1,18 @@
 //! Waves over mutual TLS on loopback, all agents in this process.
 //!
 //! The controller has a thread of its own, whose processor time is its own; what the process takes beside it are the
-//! agents. A bare unary call to each agent over the same channels, with an answer of as many bytes, is the floor.
+//! agents. A bare unary call over each channel that a wave goes over, with an answer of as many bytes, is the floor: in
+//! a tree, agents make most of the calls, and pay for both ends of these.
 
 use std::collections::HashSet;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, bail};
-use fleet_proto::v1::RenewRequest;
-use fleet_proto::v1::registry_client::RegistryClient;
 use fleet_tree::grpc::Connector;
 use fleet_tree::{Config, Root, plan, recommended_k};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::agents::{Agents, ToMembers};
+use crate::agents::{Agents, ToMembers, call_each};
 use crate::clocks::{median, process, thread};
 use crate::model::{Work, branches, call, check};
 use crate::sockets::{self, Bytes};
@@ -37,9 +36,9 @@ struct Cost {
 pub fn section(hosts: &[usize], runs: usize) -> Result<String> {
     let mut text = "### Over mutual TLS on loopback\n\nReal nodes with certificates and servers, all in one process; the controller in \
                     a thread of its own. \"First\" makes the connections of the controller (those between agents stand) and carries the spec, \"later\" is another operation \
-                    with the same spec over connections that stand. Bytes are those of its TCP connections. The floor of an agent is a bare unary call to \
-                    each, over the same channels, in the same run.\n\n\
-                    | hosts | k | levels | controller's CPU, first | later | bytes out, first | later | bytes in, later | an agent's CPU, later | bare call | ratio |\n\
+                    with the same spec over connections that stand. Bytes are those of its TCP connections. The floor of an agent is bare unary calls: one over each of the \
+                    channels that the wave goes over, from the same senders, in the same run.\n\n\
+                    | hosts | k | levels | controller's CPU, first | later | bytes out, first | later | bytes in, later | an agent's CPU, later | bare calls | ratio |\n\
                     |---|---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     for hosts in hosts.iter().copied() {
@@ -124,11 +123,11 @@ async fn waves(agents: &Agents, k: u32, runs: usize) -> Result<Cost> {
     let mut bytes_later = Bytes::default();
     // By turns, so that what changes on the machine meets both.
     for run in 0..runs {
-        let (controller, agents) = wave(&format!("later {run}")).await?;
+        let (controller, of_agents) = wave(&format!("later {run}")).await?;
         bytes_later = bytes();
         own.push(controller);
-        agent.push(agents);
-        bare.push(calls(&to, members.as_slice()).await?);
+        agent.push(of_agents);
+        bare.push(calls(&to, agents, k).await?);
         bytes();
     }
     Ok(Cost {
@@ -141,16 +140,13 @@ async fn waves(agents: &Agents, k: u32, runs: usize) -> Result<Cost> {
     })
 }
 
-/// A bare call to every agent at once; gives the seconds of an agent.
-async fn calls(to: &ToMembers, members: &[fleet_proto::v1::Member]) -> Result<f64> {
-    let mut clients = Vec::new();
-    for member in members {
-        // Those that the waves did not need are made here, outside of what is measured.
-        let channel = to.channel(member).await.map_err(|error| anyhow::anyhow!(error.0))?;
-        clients.push(RegistryClient::new(channel));
-    }
+/// Bare calls as a wave makes them; gives the seconds of an agent.
+async fn calls(to: &ToMembers, agents: &Agents, k: u32) -> Result<f64> {
+    let members = agents.members.as_slice();
+    let heads: Vec<_> = plan::branches(members, k).into_iter().map(|run| members[run.start].clone()).collect();
+    let below = agents.below(k);
     let (own, all) = (thread(), process());
-    let calls = clients.iter_mut().map(|client| client.renew(RenewRequest {}));
-    futures::future::try_join_all(calls).await?;
+    let (told, ()) = tokio::join!(call_each(to, &heads), agents.call_below(below));
+    told.map_err(anyhow::Error::msg)?;
     Ok(((process() - all) - (thread() - own)) / members.len() as f64)
 }

@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use fleet_proto::MAX_MESSAGE_BYTES;
 use fleet_proto::v1::tree_client::TreeClient;
 use fleet_proto::v1::{Member, WaveDown, WaveOpen, wave_down};
-use futures::StreamExt;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use crate::link::{ConnectError, Connection, DOWN_QUEUE, Link, WaveError, WaveStream};
 
@@ -178,8 +178,9 @@ impl Connection for GrpcConnection {
             }
             error
         };
-        let answer = client.wave(ReceiverStream::new(messages)).await.map_err(|status| fail(&status))?;
-        let up = answer.into_inner().map(move |message| message.map_err(|status| fail(&status)));
+        // A member's answer begins with its first message: the call is made by whoever waits for that.
+        let answer = async move { client.wave(ReceiverStream::new(messages)).await.map(Response::into_inner) };
+        let up = answer.try_flatten_stream().map_err(move |status| fail(&status));
         Ok(WaveStream { down, up: up.boxed() })
     }
 }

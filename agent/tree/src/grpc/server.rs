@@ -5,7 +5,7 @@ use std::pin::Pin;
 use fleet_proto::MAX_MESSAGE_BYTES;
 use fleet_proto::v1::tree_server::{Tree, TreeServer};
 use fleet_proto::v1::{WaveDown, WaveUp};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -38,9 +38,11 @@ impl Tree for TreeService {
         // A stream that breaks is a parent that has gone, whatever its error says.
         let down = request.into_inner().take_while(|message| std::future::ready(message.is_ok()));
         let down = down.filter_map(|message| std::future::ready(message.ok()));
-        let answer = self.node.accept(down.boxed());
-        let answer = ReceiverStream::new(answer).map(|message| message.map_err(status));
-        Ok(Response::new(answer.boxed()))
+        let mut answer = self.node.accept(down.boxed()).await;
+        // Known now: a refusal goes as one frame, and an end together with the head of the answer.
+        let first = answer.recv().await.transpose().map_err(status)?.map(Ok);
+        let rest = ReceiverStream::new(answer).map(|message| message.map_err(status));
+        Ok(Response::new(stream::iter(first).chain(rest).boxed()))
     }
 }
 

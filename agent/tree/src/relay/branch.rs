@@ -168,11 +168,18 @@ fn opening(wave: &Wave, branch: &Branch, again: bool) -> WaveOpen {
         task: Some(order.task.clone()),
         age_ms: millis(order.began.elapsed()),
         again,
+        content_follows: task::is_new_to_all(&order.task),
     }
 }
 
 async fn follow(wave: &Wave, branch: &Branch, stream: WaveStream) -> Result<WaveEnd, WaveError> {
     let WaveStream { down, mut up } = stream;
+    if task::is_new_to_all(&wave.order.task) {
+        for (hash, content) in &wave.order.content {
+            // Like what is asked for below. The queue has room for a piece beside the opening.
+            drop(down.try_send(blob(hash, content)));
+        }
+    }
     let mut cancelled = false;
     loop {
         let message = tokio::select! {
@@ -194,10 +201,8 @@ async fn follow(wave: &Wave, branch: &Branch, stream: WaveStream) -> Result<Wave
             Some(wave_up::Message::Lacks(lacks)) => {
                 for hash in lacks.hashes {
                     let content = content(wave, branch, &hash)?;
-                    let blob = Blob { hash, content: content.into() };
-                    let blob = WaveDown { message: Some(wave_down::Message::Blob(blob)) };
                     // A receiver that has gone is seen by its answer's end.
-                    drop(down.send(blob).await);
+                    drop(down.send(blob(&hash, &content)).await);
                 }
             }
             Some(wave_up::Message::Progress(progress)) => {
@@ -214,6 +219,11 @@ async fn follow(wave: &Wave, branch: &Branch, stream: WaveStream) -> Result<Wave
             None => {}
         }
     }
+}
+
+fn blob(hash: &[u8], content: &bytes::Bytes) -> WaveDown {
+    let blob = Blob { hash: hash.to_vec(), content: content.to_vec() };
+    WaveDown { message: Some(wave_down::Message::Blob(blob)) }
 }
 
 fn content(wave: &Wave, branch: &Branch, hash: &[u8]) -> Result<bytes::Bytes, WaveError> {

@@ -2,8 +2,8 @@
 //!
 //! | task | started by | ends with |
 //! |---|---|---|
-//! | one a wave: the host's own work and all its branches ([`wave`]) | the first that asks for it | its end; [`Node::stop`] |
-//! | one a stream from a parent ([`Node::accept`]) | the transport | the stream |
+//! | one a wave that is not over at once: the host's own work and all its branches ([`wave`]) | the first that asks for it | its end; [`Node::stop`] |
+//! | one a stream from a parent that goes on after its first message ([`Node::accept`]) | the transport | the stream |
 //! | one a wave of a [`Root`] that hands its events on | the root | the wave |
 //!
 //! A wave that changes something, or runs a command, is found by (op id, hash of members): who asks again joins it, or
@@ -17,11 +17,13 @@ mod sink;
 mod wave;
 
 use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use fleet_proto::v1::{Lacks, WaveDown, WaveEnd, WaveOpen, WaveUp, wave_down, wave_up};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
@@ -103,17 +105,27 @@ impl Node {
         Self { engine: Engine::new(link, Some(Host { name, local, log }), config, clock) }
     }
 
-    /// Takes one stream of a parent; gives what is to be sent back. What is refused is an error there. A `down` that
-    /// ends is a parent that has gone, and so is an answer that is dropped.
-    pub fn accept(&self, mut down: DownStream) -> mpsc::Receiver<Result<WaveUp, WaveError>> {
+    /// Takes one stream of a parent; gives what is to be sent back, as soon as there is something. What is refused is an
+    /// error there. A `down` that ends is a parent that has gone, and so is an answer, or the future of one, that is dropped.
+    pub async fn accept(&self, mut down: DownStream) -> mpsc::Receiver<Result<WaveUp, WaveError>> {
         let (up, answer) = mpsc::channel(UP_QUEUE);
         let engine = Arc::clone(&self.engine);
-        self.engine.spawn(async move {
+        let mut serving = Box::pin(async move {
             if let Err(refusal) = engine.serve(&mut down, &up).await {
                 // A parent that has gone need not know.
                 drop(up.send(Err(refusal)).await);
             }
         });
+        // Most waves say nothing but their end: those need no task beside the caller's, whose transport then has the whole
+        // answer to send at once. A wave that goes on needs one: the caller's waits for its parent to read.
+        let ended = poll_fn(|context| match serving.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if answer.is_empty() => Poll::Pending,
+            Poll::Pending => Poll::Ready(false),
+        });
+        if !ended.await {
+            self.engine.spawn(serving);
+        }
         answer
     }
 
@@ -164,14 +176,14 @@ impl Engine {
         };
         let invalid = |why: String| refused(Code::InvalidArgument, why);
         let now = Instant::now();
-        let WaveOpen { op, k, remaining_ms, members, dead, task, age_ms, again } = open;
+        let WaveOpen { op, k, remaining_ms, members, dead, task, age_ms, again, content_follows } = open;
         let (Some(op), Some(task)) = (op, task) else {
             return Err(refused(Code::InvalidArgument, "the opening of the wave lacks its operation or its task"));
         };
         host.local.admit_epoch(op.epoch).map_err(|why| refused(Code::FailedPrecondition, why))?;
         let class = task::class(&task);
         let members_hash = task::hash(&members, "members").map_err(invalid)?;
-        let mut needed = task::content(&task).map_err(invalid)?;
+        let needed = task::content(&task).map_err(invalid)?;
         let key = (class != Class::Reads).then(|| Key { op_id: op.op_id.clone(), members: members_hash });
         if let Some(key) = &key {
             match self.find(key, class).await {
@@ -188,8 +200,9 @@ impl Engine {
         }
         // A wave without an end in sight is one of a year.
         let deadline = now + Duration::from_millis(remaining_ms).min(Duration::from_secs(365 * 86_400));
-        needed.push(members_hash);
-        let gathered = timeout_at(deadline, self.gather(&needed, down, up)).await;
+        let (coming, mut asked) = if content_follows { (needed, Vec::new()) } else { (Vec::new(), needed) };
+        asked.push(members_hash);
+        let gathered = timeout_at(deadline, self.gather(&coming, &asked, down, up)).await;
         // A parent that has gone, or whose time is over, before anything was begun.
         let Some(mut content) = gathered.ok().transpose()?.flatten() else { return Ok(()) };
         let encoded = content.remove(&members_hash).unwrap_or_default();
@@ -237,10 +250,12 @@ impl Engine {
         }
     }
 
-    /// Content by its hashes, asked of the parent where it is not here; none when the parent has gone.
+    /// Content by its hashes: what comes by itself, and what is asked of the parent where it is not here. None when the
+    /// parent has gone.
     async fn gather(
         &self,
-        needed: &[Hash],
+        coming: &[Hash],
+        asked: &[Hash],
         down: &mut DownStream,
         up: &UpSender,
     ) -> Result<Option<HashMap<Hash, Bytes>>, WaveError> {
@@ -248,27 +263,27 @@ impl Engine {
         let mut lacks = Vec::new();
         {
             let mut blobs = lock(&self.blobs);
-            for hash in needed {
+            for hash in asked.iter().chain(coming) {
                 match blobs.get(hash) {
                     Some(blob) => drop(content.insert(*hash, blob)),
                     None => lacks.push(*hash),
                 }
             }
         }
-        if lacks.is_empty() {
-            return Ok(Some(content));
-        }
-        let hashes = lacks.iter().map(|hash| hash.to_vec()).collect();
-        let message = WaveUp { message: Some(wave_up::Message::Lacks(Lacks { hashes })) };
-        if up.send(Ok(message)).await.is_err() {
-            return Ok(None);
+        let hashes: Vec<_> = lacks.iter().filter(|hash| asked.contains(hash)).map(|hash| hash.to_vec()).collect();
+        if !hashes.is_empty() {
+            let message = WaveUp { message: Some(wave_up::Message::Lacks(Lacks { hashes })) };
+            if up.send(Ok(message)).await.is_err() {
+                return Ok(None);
+            }
         }
         while !lacks.is_empty() {
             let Some(WaveDown { message }) = down.next().await else { return Ok(None) };
             match message {
                 Some(wave_down::Message::Blob(blob)) => {
                     let hash = hash_of(&blob.content);
-                    if hash != *blob.hash || !lacks.contains(&hash) {
+                    let is_wanted = lacks.contains(&hash) || coming.contains(&hash);
+                    if hash != *blob.hash || !is_wanted {
                         return Err(refused(
                             Code::InvalidArgument,
                             "content came that is damaged or was not asked for",
@@ -306,7 +321,7 @@ impl Engine {
         let class = order.class;
         let running = Arc::clone(follower.running());
         let engine = Arc::clone(self);
-        self.spawn(async move {
+        self.run(async move {
             if let Some(key) = &key
                 && let Some(end) = engine.ended(key, class).await
             {
@@ -342,6 +357,15 @@ impl Engine {
             _ => self.once.put(key, end),
         }
         lock(&self.running).remove(key);
+    }
+
+    /// Runs a wave as far as it goes at once; with what is left, it gets a task.
+    fn run(&self, wave: impl Future<Output = ()> + Send + 'static) {
+        let mut wave = Box::pin(wave);
+        let is_stopped = lock(&self.tasks).is_none();
+        if !is_stopped && wave.as_mut().now_or_never().is_none() {
+            self.spawn(wave);
+        }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -23,7 +23,8 @@ use super::waves::{LOCAL, Order, Word};
 use super::{Fleet, refused};
 use crate::daemon::operation::{self, Teller};
 
-/// Pieces under way: more than the longest chain has hosts, so that each of its links always has one to carry.
+/// Pieces under way: twice as many as the longest chain has links, so that most have one to carry at any time. The first
+/// host holds them all in memory.
 const WINDOW: usize = 64;
 /// Of these, pieces that the first host has not got yet. All at once they would share its link, and it would have none whole
 /// to hand on until it had them all.
