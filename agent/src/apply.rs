@@ -87,6 +87,12 @@ pub enum Why {
 
 /// Applies a spec and reports. The last step is also given back; `None` when it was refused before anything was done.
 pub async fn apply(agent: &Arc<Agent>, spec: &Spec, why: Why, report: &Report) -> Option<Progress> {
+    if why == Why::DryRun
+        && let Some(experiment) = agent.experiment(&spec.experiment)
+        && experiment.operation.try_lock().is_err()
+    {
+        return look(agent, &experiment, spec, report).await;
+    }
     let entered = match agent.enter(&spec.experiment, false).await {
         Ok(entered) => entered,
         Err(error) => {
@@ -119,6 +125,21 @@ pub async fn apply(agent: &Arc<Agent>, spec: &Spec, why: Why, report: &Report) -
     forget_new(agent, experiment, is_new);
     report.refuse(refused).await;
     None
+}
+
+/// Says what would change of an experiment that somebody is changing: who asks need not wait for the end of that.
+async fn look(agent: &Arc<Agent>, experiment: &Arc<Experiment>, spec: &Spec, report: &Report) -> Option<Progress> {
+    match prepare(agent, experiment, spec, Why::DryRun).await {
+        Ok(Prepared { mut difference, .. }) => {
+            difference.notes.push("an operation is under way on it; this is what is left at this moment".to_owned());
+            report.difference(difference).await;
+            Some(report.finish(experiment.slots().counts()).await)
+        }
+        Err(status) => {
+            report.refuse(status).await;
+            None
+        }
+    }
 }
 
 /// What is about to be done is on record first.

@@ -128,6 +128,26 @@ async fn under_way(wave: &mut RootWave) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_does_not_wait_for_what_is_under_way() {
+    let place = Place::with_images();
+    let host = place.start().await;
+    let mut wave = begin(&host, "first", 1, &slowly());
+    under_way(&mut wave).await;
+    let said = host.apply(0, &slowly(), true).await;
+    assert_eq!(said.outcome, Outcome::Ok, "{said:?}");
+    let differences = said.replies.iter().filter_map(|reply| match &reply.reply {
+        Some(reply::Reply::Difference(difference)) => Some(difference),
+        _ => None,
+    });
+    let differences: Vec<_> = differences.collect();
+    let [difference] = differences.as_slice() else { panic!("{said:?}") };
+    assert!(difference.notes.iter().any(|note| note.contains("under way")), "{difference:?}");
+    assert_eq!(end_of(wave).await.targets(), [(Outcome::Ok, 4, "web[0-3]")], "it goes on undisturbed");
+    assert_eq!(host.remove(2, "a").await.outcome, Outcome::Ok);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_apply_begins_nothing_new_and_says_what_it_did_not_reach() {
     let place = Place::with_images();
     let host = place.start().await;

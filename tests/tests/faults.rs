@@ -13,11 +13,6 @@ fn lives(fleet: &Fleet) -> BTreeMap<String, (u32, u64)> {
     fleet.vms().into_iter().map(|vm| (vm.name, (vm.pid, stat(vm.pid).map_or(0, |(_, start)| start)))).collect()
 }
 
-/// Sessions of VMs: one for each that runs, whoever knows of it.
-fn machines(fleet: &Fleet) -> usize {
-    fleet.traces().machines()
-}
-
 #[test]
 fn vms_outlive_the_controller_and_the_next_command_finds_them() {
     let fleet = Fleet::new();
@@ -74,7 +69,7 @@ fn a_controller_killed_in_the_middle_of_an_up_loses_nothing_and_starts_nothing_t
     let fleet = Fleet::new();
     let file = fleet.write("ten.fleet", TEN);
     let up = fleet.spawn(&["up", "--concurrency", "2", &file]);
-    until("some but not all VMs to be up", || machines(&fleet) >= 3);
+    until("some but not all VMs to be up", || fleet.traces().machines() >= 3);
     fleet.kill_controller();
     // The command says that the controller went away; it does not hang.
     let ended = up.wait_with_output().unwrap();
@@ -87,7 +82,7 @@ fn a_controller_killed_in_the_middle_of_an_up_loses_nothing_and_starts_nothing_t
     assert!(again["checks"][0]["passed"] == true, "{again:#}");
     let vms = fleet.vms();
     assert_eq!(vms.iter().filter(|vm| vm.state == "running").count(), 10, "{vms:?}");
-    assert_eq!(machines(&fleet), 10, "{:#?}", fleet.traces().processes);
+    assert_eq!(fleet.traces().machines(), 10, "{:#?}", fleet.traces().processes);
     for (pid, life) in running {
         assert_eq!(stat(pid).map(|(_, start)| start), life.map(|(_, start)| start), "a VM that ran was started again");
     }
@@ -99,11 +94,11 @@ fn a_restarted_controller_goes_on_with_an_up_by_itself() {
     let fleet = Fleet::new();
     let file = fleet.write("ten.fleet", TEN);
     let mut up = fleet.spawn(&["up", "--concurrency", "1", &file]);
-    until("the first VMs", || machines(&fleet) >= 2);
+    until("the first VMs", || fleet.traces().machines() >= 2);
     fleet.kill_controller();
     let _ = up.wait().unwrap();
     until("all VMs", || fleet.vms().iter().filter(|vm| vm.state == "running").count() == 10);
-    assert_eq!(machines(&fleet), 10);
+    assert_eq!(fleet.traces().machines(), 10);
     fleet.down();
 }
 
@@ -112,7 +107,7 @@ fn ctrl_c_leaves_what_up_goes_on_with() {
     let fleet = Fleet::new();
     let file = fleet.write("ten.fleet", TEN);
     let up = fleet.spawn(&["up", "--concurrency", "1", &file]);
-    until("the first VMs", || machines(&fleet) >= 2);
+    until("the first VMs", || fleet.traces().machines() >= 2);
     signal(up.id(), Signal::SIGINT);
     let ended = up.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(130));
@@ -123,7 +118,7 @@ fn ctrl_c_leaves_what_up_goes_on_with() {
     let sum: u64 = again["outcomes"].as_array().unwrap().iter().map(|fold| fold["count"].as_u64().unwrap()).sum();
     assert_eq!((again["targets"].as_u64(), sum), (Some(10), 10), "{again:#}");
     assert_eq!(fleet.vms().iter().filter(|vm| vm.state == "running").count(), 10);
-    assert_eq!(machines(&fleet), 10);
+    assert_eq!(fleet.traces().machines(), 10);
     fleet.down();
 }
 
@@ -132,7 +127,7 @@ fn ctrl_c_leaves_what_down_removes() {
     let fleet = Fleet::new();
     let file = fleet.write("ten.fleet", TEN);
     let mut up = fleet.spawn(&["up", "--concurrency", "1", &file]);
-    until("the first VM", || machines(&fleet) >= 1);
+    until("the first VM", || fleet.traces().machines() >= 1);
     signal(up.id(), Signal::SIGINT);
     assert_eq!(up.wait().unwrap().code(), Some(130));
     let _ = fleet.ok(&["down", "ten"]);

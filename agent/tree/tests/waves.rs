@@ -3,9 +3,9 @@
 
 mod support;
 
-use fleet_proto::v1::{Outcome, WaveEnd, reply};
+use fleet_proto::v1::{Outcome, PieceTask, WaveEnd, reply, task};
 use fleet_tree::memory::{Hooks, Perfect};
-use fleet_tree::{Call, Event, NameSet, Style};
+use fleet_tree::{Call, Event, NameSet, Style, hash_of};
 use support::*;
 use tokio::time::{Duration, Instant};
 
@@ -57,6 +57,26 @@ async fn ten_thousand_hosts_cost_the_root_k_messages() {
     fleet.end(fleet.apply("second", 10_000)).await;
     assert!(fleet.net.total().messages - messages <= 2 * u64::from(k), "a repeated operation stops at the first level");
     assert!((0..10_000).all(|host| fleet.ledger.begun(&name(host), "second") == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_new_to_all_follows_its_opening_unasked() {
+    let fleet = Fleet::new(4, NO_TIME, Slow);
+    let piece = |byte: u8| {
+        let content = vec![byte; 100_000];
+        let piece = PieceTask { hash: hash_of(&content).to_vec() };
+        let call = fleet.call(&format!("piece {byte}"), task::Task::Piece(piece));
+        Call { k: 1, content: vec![content.into()], ..call }
+    };
+    fleet.end(piece(1)).await;
+    for again in [false, true] {
+        let (root, last) = (fleet.net.counts("root"), fleet.net.counts("h3"));
+        let end = fleet.end(piece(2)).await;
+        // One that has it already takes it all the same.
+        assert_eq!(count(&end, Outcome::Ok), 4, "again: {again}");
+        assert_eq!(fleet.net.counts("root").messages - root.messages, 2, "the opening and the piece");
+        assert_eq!(fleet.net.counts("h3").messages - last.messages, 1, "the end alone, no question");
+    }
 }
 
 #[tokio::test(start_paused = true)]
