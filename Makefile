@@ -18,12 +18,15 @@ BENCH_IMAGE ?= tiny-kernels
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup build release install init images kernels demo test test-usb-host lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree sim clean
+.PHONY: help setup small-qemu build release install init images kernels demo test test-usb-host lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree sim clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## Install what is missing: Debian packages and the telemetry server
 	@deploy/setup.sh
+
+small-qemu: ## Build a QEMU of what fleet uses only, from Debian's source: VMs take half the memory with it
+	@deploy/small-qemu.sh
 
 build: init ## Build fleet and the guests' init (debug)
 	@echo "fleet: building the program"
@@ -41,6 +44,8 @@ release: init ## Build the optimised fleet
 install: release ## Install fleet into /usr/local
 	@install -D -m 755 target/release/fleet $(DESTDIR)/usr/local/bin/fleet
 	@install -D -m 755 $(INIT) $(DESTDIR)/usr/local/lib/fleet/fleet-init
+	@small="$${XDG_CACHE_HOME:-$$HOME/.cache}/fleet/tools/bin/fleet-qemu"; [ ! -x "$$small" ] || \
+	    install -D -m 755 "$$small" $(DESTDIR)/usr/local/bin/fleet-qemu
 	@install -D -m 644 -t $(DESTDIR)/usr/local/lib/systemd/system deploy/systemd/*.service
 	@install -D -m 644 -t $(DESTDIR)/usr/local/share/doc/fleet README.md docs/*.md
 	@echo "fleet: installed /usr/local/bin/fleet"
@@ -89,7 +94,7 @@ test-usb-host: setup build ## The path of a camera on a USB port, in a guest tha
 
 bench: bench-lang bench-boot bench-ksm bench-tree bench-usb ## Measure everything, and write docs/benchmarks.md
 
-bench-boot: setup release kernels ## Measure the start of N VMs beside a bare loop, and write its section
+bench-boot: setup small-qemu release kernels ## Measure the start of N VMs beside a bare loop, and write its section
 	@$(CARGO) run --quiet --release --package fleet-bench -- --fleet target/release/fleet --image $(BENCH_IMAGE) \
 	    --count $(N) --runs $(RUNS) --out docs/benchmarks.md
 
@@ -101,7 +106,7 @@ bench-ksm: N = 200
 # Seconds that are watched after nine tenths were merged, and other options of the program.
 AFTER ?= 600
 BENCH_KSM ?=
-bench-ksm: setup kernels ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
+bench-ksm: setup small-qemu kernels ## Measure regulators of KSM on N=200 clones for AFTER=600 s each, and write their section and plot
 	@$(CARGO) run --quiet --release --package fleet-bench-ksm -- --count $(N) --after $(AFTER) --out docs/benchmarks.md $(BENCH_KSM)
 
 # Options of the program: numbers of hosts, runs.

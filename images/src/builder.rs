@@ -233,11 +233,7 @@ impl<'a> Builder<'a> {
 /// The folder for downloads and intermediate results of this user, which every program that builds images shares:
 /// `$XDG_CACHE_HOME/fleet` or `~/.cache/fleet`.
 pub fn user_cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || {
-        std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/cache"), |home| PathBuf::from(home).join(".cache"))
-    };
-    base.unwrap_or_else(home).join("fleet")
+    dirs::cache_dir().unwrap_or_else(|| PathBuf::from("/var/cache")).join("fleet")
 }
 
 /// What the parts of an image are put together from.

@@ -245,11 +245,10 @@ impl VmHost {
 impl HostInner {
     /// What a VM's command line needs to know of the host.
     pub(crate) async fn facts_for(&self, spec: &VmSpec) -> Result<HostFacts, VmError> {
-        let (Some(account), Some(program)) = (self.account, hypervisor::find(&spec.hypervisor)?.programs().first())
-        else {
+        let (Some(account), Some(program)) = (self.account, hypervisor::find(&spec.hypervisor)?.program(spec)) else {
             return Ok(self.facts);
         };
-        let version = self.versions.of(&hypervisor::find_program(program)?).await?;
+        let version = self.versions.of(&program.find()?).await?;
         Ok(HostFacts { user: Some(account.told(&version)), ..self.facts })
     }
 

@@ -141,10 +141,7 @@ pub(crate) fn launch(
     begin: &Begin,
 ) -> Result<Launched, VmError> {
     let hypervisor = hypervisor::find(&spec.hypervisor)?;
-    let program = match hypervisor.programs().first() {
-        Some(program) => hypervisor::find_program(program)?,
-        None => spec.kernel.clone(),
-    };
+    let program = hypervisor::program_of(hypervisor, &spec)?;
     let command = hypervisor.command(&spec, &paths, &program, facts, begin.start())?;
     check(&spec, hypervisor, &paths.ram_dir, &command, taps)?;
     make_directory(&spec, &paths)?;

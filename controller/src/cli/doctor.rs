@@ -2,6 +2,7 @@
 
 use clap::Args;
 use fleet_proto::v1::StatusRequest;
+use fleet_vm::hypervisor::SMALL_PROGRAM;
 use fleet_vm::probe::Verdict;
 
 use super::connect::{self, Start};
@@ -125,7 +126,7 @@ async fn hypervisors(context: &Context) -> Vec<Finding> {
     let entry = |what, verdict: &Verdict| {
         finding(what, verdict.works, Grade::Weak, format!("{} ({} ms)", verdict.detail, verdict.took_ms))
     };
-    vec![
+    let mut findings = vec![
         entry("qemu/kvm", &report.kvm),
         entry("uml", &report.uml),
         entry("qemu/tcg", &report.tcg),
@@ -135,7 +136,21 @@ async fn hypervisors(context: &Context) -> Vec<Finding> {
             }
             Err(error) => finding("default", false, Grade::Bad, error.to_string()),
         },
-    ]
+    ];
+    findings.extend(small_qemu());
+    findings
+}
+
+/// Whether VMs get the small QEMU; nothing where there is none at all, which is told already.
+fn small_qemu() -> Option<Finding> {
+    let found = SMALL_PROGRAM.find().ok()?;
+    let small = SMALL_PROGRAM.has_best();
+    let detail = if small {
+        found.display().to_string()
+    } else {
+        "not built: VMs take more memory and start slower; deploy/small-qemu.sh builds it".to_owned()
+    };
+    Some(finding("small QEMU", small, Grade::Weak, detail))
 }
 
 fn images(context: &Context) -> Finding {

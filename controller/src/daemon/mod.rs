@@ -237,8 +237,18 @@ fn start(background: bool) -> Result<tokio::runtime::Runtime, DaemonError> {
         .map_err(DaemonError::Runtime)
 }
 
+/// A fleet's own host keeps its name, as those that joined do: by it the fleet knows what runs there.
+fn named_as_before(mut config: Config, store: &store::Store) -> Result<Config, DaemonError> {
+    if let Some(name) = hosts::own_host(store)?.filter(|name| *name != config.host) {
+        tracing::warn!(host = %name, now = %config.host, "this host keeps the name under which the fleet knows it");
+        config.host = name;
+    }
+    Ok(config)
+}
+
 async fn controller(config: Config, remote: Option<PathBuf>, background: bool) -> Result<(), DaemonError> {
     let store = Arc::new(store::Store::open(&config.state_dir.join(STORE_FILE))?);
+    let config = named_as_before(config, &store)?;
     // The agent of this host may know a higher one: the store was lost, or is an older one that was put back.
     let known = fleet_agent::Epoch::open(&config.state_dir).map_err(fleet_agent::AgentError::from)?.known();
     let epoch = store.next_epoch(known)?;

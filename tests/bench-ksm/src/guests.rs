@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use fleet_vm::hypervisor::SMALL_PROGRAM;
 use nix::libc;
 use serde_json::{Value, json};
 
@@ -134,7 +135,7 @@ impl Template {
         let machine = if *acpi { "microvm,acpi=on,pit=off,pic=off,rtc=off" } else { "microvm,acpi=off" };
         let share = if clone { "off" } else { "on" };
         let ram = self.dir.join("ram");
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = Command::new(SMALL_PROGRAM.find()?);
         command
             .args(["-M", &format!("{machine},memory-backend=ram"), "-accel", "tcg,tb-size=8", "-cpu", "qemu64,+arat"])
             .args(["-m", &format!("{memory}M"), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
@@ -168,7 +169,7 @@ impl Template {
             });
         }
         let child = command.spawn();
-        let mut child = child.context("cannot start qemu-system-x86_64 with PR_SET_MEMORY_MERGE (Linux 6.4)")?;
+        let mut child = child.context("cannot start QEMU with PR_SET_MEMORY_MERGE (Linux 6.4)")?;
         match self.connect(name, "control") {
             Ok(control) => Ok((child, control)),
             Err(error) => {

@@ -1,5 +1,6 @@
 //! The section of the page of benchmarks.
 
+use fleet_vm::hypervisor::SMALL_PROGRAM;
 use netlang_bench::page::machine;
 
 use crate::{PART, Run};
@@ -46,9 +47,10 @@ pub fn figures(run: &Run, attainable: f64) -> Option<Figures> {
 /// A section of Markdown.
 pub fn section(runs: &[Run], count: u32, after: u64, until: u64) -> String {
     let attainable = attainable(runs);
+    let qemu = if SMALL_PROGRAM.has_best() { "the small QEMU" } else { "Debian's QEMU" };
     let mut text = format!(
         "## KSM: {count} clones under different regulators\n\n{} Written by `make bench-ksm`.\n\n\
-         Each regulator gets {count} freshly started QEMU clones of one template, without address space randomisation, and \
+         Each regulator gets {count} freshly started clones of one template on {qemu}, without address space randomisation, and \
          is switched on when all run. Attainable is the most that any of them saved: {:.0} MB, {:.1} MB a clone. The CPU \
          is ksmd's. \"After\" is the {after} s after nine tenths were reached; one that has not reached them after {until} s is \
          given up. Idle is the CPU in the last third of the time after, when nothing changes any more.\n\n\

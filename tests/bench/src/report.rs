@@ -1,5 +1,6 @@
 //! The section of the page of benchmarks: one table, fleet beside the bare loop.
 
+use fleet_vm::hypervisor::SMALL_PROGRAM;
 use netlang_bench::page::machine;
 
 use crate::{Case, Run};
@@ -48,7 +49,11 @@ pub fn section(cases: &[Case], count: u32) -> String {
 /// The table of one case.
 pub fn table(case: &Case) -> String {
     let (load, n) = (&case.load, f64::from(case.load.count));
-    let what = if load.clones { "QEMU clones" } else { "user-mode Linux" };
+    let what = match (load.clones, SMALL_PROGRAM.has_best()) {
+        (false, _) => "user-mode Linux",
+        (true, false) => "QEMU clones",
+        (true, true) => "clones on the small QEMU",
+    };
     let wired = if load.wired { "each with an interface on a lan" } else { "without network" };
     let mut text = format!("### {what}, {} MiB, {wired}\n\n", load.memory_mib);
     text += "| | bare loop | fleet | ratio |\n|---|---|---|---|\n";

@@ -7,6 +7,7 @@
 
 mod mconsole;
 mod migrate;
+mod program;
 mod qemu;
 mod qmp;
 mod uml;
@@ -24,8 +25,9 @@ use crate::error::VmError;
 use crate::paths::VmPaths;
 use crate::spec::VmSpec;
 
-pub use qemu::translations_mib;
-pub(crate) use qemu::{PROGRAM as QEMU_PROGRAM, accelerator_args as qemu_accelerator_args};
+pub use program::Program;
+pub(crate) use qemu::accelerator_args as qemu_accelerator_args;
+pub use qemu::{SMALL_PROGRAM, translations_mib};
 pub use usb::UsbBus;
 
 /// Every hypervisor.
@@ -33,15 +35,6 @@ static HYPERVISORS: &[&dyn Hypervisor] = &[&uml::Uml, &qemu::Qemu];
 
 /// Number of the first descriptor of [`CommandLine::fds`] in the process.
 pub const FIRST_FD: i32 = 3;
-
-/// A program that a hypervisor needs on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Program {
-    /// Looked for in PATH.
-    pub name: &'static str,
-    /// Debian package that holds it.
-    pub package: &'static str,
-}
 
 /// What a descriptor of the VM's process is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,8 +162,8 @@ pub trait Hypervisor: Send + Sync {
     /// Its name in network files: "uml".
     fn name(&self) -> &'static str;
 
-    /// Programs that it needs on the host.
-    fn programs(&self) -> &'static [Program];
+    /// The program of the host that runs this VM; `None`: its kernel is one itself.
+    fn program(&self, spec: &VmSpec) -> Option<Program>;
 
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
@@ -289,19 +282,12 @@ pub fn find(name: &str) -> Result<&'static dyn Hypervisor, VmError> {
     })
 }
 
-/// Finds a program in PATH.
+/// The program that runs this VM: its hypervisor's, or its kernel itself.
 ///
 /// # Errors
-/// When it is not there: names the package that holds it.
-pub fn find_program(program: &Program) -> Result<PathBuf, VmError> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"));
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program.name))
-        .find(|file| file.is_absolute() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
-        .ok_or_else(|| VmError::MissingProgram {
-            program: program.name.to_owned(),
-            package: program.package.to_owned(),
-        })
+/// When it is not installed.
+pub(crate) fn program_of(hypervisor: &dyn Hypervisor, spec: &VmSpec) -> Result<PathBuf, VmError> {
+    hypervisor.program(spec).map_or_else(|| Ok(spec.kernel.clone()), |program| program.find())
 }
 
 /// Refuses what no hypervisor with these capabilities can run.
@@ -393,14 +379,5 @@ mod tests {
     fn an_unknown_hypervisor_is_answered_with_those_that_are_known() {
         let error = find("xen").err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("\"xen\"") && error.contains("uml, qemu"), "{error}");
-    }
-
-    #[test]
-    fn a_missing_program_names_its_package() {
-        let error = find_program(&Program { name: "fleet-no-such", package: "fleet-pkg" }).map(|_| ());
-        assert_eq!(
-            error.err().map(|error| error.to_string()).as_deref(),
-            Some("program \"fleet-no-such\" is not installed: run `apt-get install fleet-pkg`")
-        );
     }
 }

@@ -38,8 +38,8 @@ impl Hypervisor for Uml {
         "uml"
     }
 
-    fn programs(&self) -> &'static [Program] {
-        &[]
+    fn program(&self, _spec: &VmSpec) -> Option<Program> {
+        None // the kernel is a program
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -20,7 +20,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::error::VmError;
-use crate::hypervisor::{self, QEMU_PROGRAM, qemu_accelerator_args};
+use crate::hypervisor::{self, Program, qemu_accelerator_args};
 use crate::spec::Accelerator;
 
 /// How long the guest of the probe may take with the processor's virtualisation, which can be there and hang.
@@ -140,7 +140,7 @@ pub async fn probe_qemu(accelerator: Accelerator) -> Verdict {
 }
 
 async fn run_guest(accelerator: Accelerator) -> Result<String, String> {
-    let program = hypervisor::find_program(&QEMU_PROGRAM).map_err(|error| error.to_string())?;
+    let program = hypervisor::SMALL_PROGRAM.find().map_err(|error| error.to_string())?;
     let firmware = tempfile_with(&guest::image()).map_err(|error| format!("cannot write the test guest: {error}"))?;
     let exit = format!("isa-debug-exit,iobase={:#x},iosize=4", guest::EXIT_PORT);
     let mut command = Command::new(program);
@@ -173,7 +173,7 @@ pub async fn probe_uml(kernel: Option<&Path>, ram_dir: &Path) -> (Verdict, Optio
     let start = Instant::now();
     let found = match kernel {
         Some(kernel) => Ok(kernel.to_owned()),
-        None => hypervisor::find_program(&hypervisor::Program { name: "linux.uml", package: "user-mode-linux" }),
+        None => Program { names: &["linux.uml"], package: "user-mode-linux" }.find(),
     };
     let booted = match found {
         Ok(kernel) => boot_uml(&kernel, ram_dir).await,

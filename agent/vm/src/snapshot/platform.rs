@@ -26,8 +26,8 @@ impl Platform {
     /// Of a VM if it were started now.
     pub(super) async fn now(versions: &Versions, spec: &VmSpec) -> Result<Platform, VmError> {
         let hypervisor = hypervisor::find(&spec.hypervisor)?;
-        let version = match hypervisor.programs().first() {
-            Some(program) => versions.of(&hypervisor::find_program(program)?).await?,
+        let version = match hypervisor.program(spec) {
+            Some(program) => versions.of(&program.find()?).await?,
             None => String::new(),
         };
         Ok(Platform::new(hypervisor, &version, spec))

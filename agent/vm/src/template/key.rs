@@ -102,9 +102,7 @@ impl Hashes {
 pub(super) fn key(spec: &VmSpec, hashes: &Hashes) -> Result<String, VmError> {
     let hypervisor = hypervisor::find(&spec.hypervisor)?;
     let mut text = format!("template {VERSION}\n");
-    for program in hypervisor.programs() {
-        text += &format!("program {}\n", hashes.of(&hypervisor::find_program(program)?)?);
-    }
+    text += &format!("program {}\n", hashes.of(&hypervisor::program_of(hypervisor, spec)?)?);
     text += &format!("kernel {}\nroot {}\n", hashes.of(&spec.kernel)?, hashes.of(spec.root.path())?);
     let (run, ram) = (Path::new("/run"), Path::new("/ram"));
     let nobody = VmSpec {

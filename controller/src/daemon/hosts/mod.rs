@@ -19,6 +19,7 @@ mod remote;
 
 pub use address::{parse_listen, with_port};
 pub use listen::{ListenError, listen};
+pub use records::own_host;
 pub use registry::{Hosts, HostsError, Settings};
 
 /// What a backup has of the registry.

@@ -35,6 +35,16 @@ pub fn hosts(store: &Store) -> Result<Vec<HostRecord>, StoreError> {
     all(store, HOSTS)
 }
 
+/// The name under which a fleet knows its controller's own host, which is the one without a key.
+///
+/// # Errors
+/// When the store cannot be used or a record is damaged.
+pub fn own_host(store: &Store) -> Result<Option<String>, StoreError> {
+    create(store)?;
+    let own = hosts(store)?.into_iter().find(|record| record.key.is_empty());
+    Ok(own.and_then(|record| record.host).map(|host| host.name))
+}
+
 /// All tokens, also those that let nobody in any more.
 ///
 /// # Errors

@@ -46,7 +46,9 @@ fn refused(error: &HostsError) -> Status {
             Status::internal("the controller could not do it; its log says why")
         }
         HostsError::Name(_) | HostsError::Invalid(_) => Status::invalid_argument(message),
-        HostsError::Taken(_) | HostsError::Renamed(_) | HostsError::Own(_) => Status::already_exists(message),
+        HostsError::Taken(_) | HostsError::Renamed(_) | HostsError::Own(_) | HostsError::OwnName { .. } => {
+            Status::already_exists(message)
+        }
         HostsError::Unknown(_) => Status::not_found(message),
         HostsError::NoToken
         | HostsError::Removed(_)

@@ -17,9 +17,8 @@ pub struct ProgramSearch {
 impl ProgramSearch {
     /// `PATH` and `${XDG_CACHE_HOME:-$HOME/.cache}/fleet/tools` of this process.
     pub fn from_env() -> Self {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-        Self { path: std::env::var_os("PATH"), tools: cache.map(|cache| cache.join("fleet/tools")) }
+        let tools = dirs::cache_dir().map(|cache| cache.join("fleet/tools"));
+        Self { path: std::env::var_os("PATH"), tools }
     }
 
     /// The best server there is.

@@ -143,7 +143,7 @@ impl<'a> Template<'a> {
         let (monitor, our_monitor) = listener("m")?;
         let machine = if self.image.acpi { "acpi=on,pit=off,pic=off,rtc=off" } else { "acpi=off,pit=on,pic=on,rtc=on" };
         let accelerator = format!("tcg,tb-size={}", fleet_vm::hypervisor::translations_mib(memory.into()));
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = Command::new(fleet_vm::hypervisor::SMALL_PROGRAM.find()?);
         command
             .args(["-M", &format!("microvm,{machine},memory-backend=ram"), "-accel", &accelerator])
             .args(["-cpu", "qemu64,+arat", "-m", &format!("{memory}M"), "-smp", "1", "-nodefaults", "-no-user-config"])
@@ -185,7 +185,7 @@ impl<'a> Template<'a> {
                 Ok(())
             });
         }
-        let child = command.spawn().context("cannot start qemu-system-x86_64")?;
+        let child = command.spawn().context("cannot start QEMU")?;
         Ok((child, our_control, our_monitor))
     }
 }

@@ -71,6 +71,17 @@ pub enum HostsError {
     /// The controller's own host.
     #[error("`{0}` is the controller's own host, and stays as long as the controller does")]
     Own(String),
+    /// The agent of the controller's own host calls it otherwise than the fleet.
+    #[error(
+        "the controller's own host is `{known}` in this fleet, and its agent calls it `{said}`\nhelp: \
+         `host = \"{known}\"` in the agent's configuration: what the fleet has there is known by that name"
+    )]
+    OwnName {
+        /// In the fleet.
+        known: String,
+        /// By its agent.
+        said: String,
+    },
     /// More certificates than anybody needs.
     #[error("`{0}` has {CERTIFICATES} valid certificates already; wait until the first of them ends")]
     TooMany(String),

@@ -67,18 +67,16 @@ impl Hosts {
     /// The controller's own host says what it is. It needs no key: it is behind a local socket.
     ///
     /// # Errors
-    /// When the store cannot be written, or a host of its name has joined.
+    /// When the store cannot be written, a host of its name has joined, or the fleet knows it by another name.
     pub fn own_host(&self, info: HostInfo, address: &str, underlay: &str) -> Result<(), HostsError> {
         let _changing = locked(&self.changing);
         let before = locked(&self.members).get(&info.name).map(|member| member.record.clone());
         if before.as_ref().is_some_and(|record| !record.key.is_empty()) {
             return Err(HostsError::Taken(info.name));
         }
-        let stale: Vec<String> = locked(&self.members)
-            .iter()
-            .filter(|(name, member)| member.record.key.is_empty() && **name != info.name)
-            .map(|(name, _)| name.clone())
-            .collect();
+        if let Some(known) = self.own_host_but(&info.name) {
+            return Err(HostsError::OwnName { known, said: info.name });
+        }
         let name = info.name.clone();
         let mut record = before.clone().unwrap_or_default();
         let host = record.host.get_or_insert_default();
@@ -88,16 +86,20 @@ impl Hosts {
         host.underlay = underlay.to_owned();
         host.last_seen_ms = now_ms();
         host.info = Some(info);
-        if before.is_none() || !stale.is_empty() {
-            let forgotten = stale.iter().map(String::as_str).collect();
-            records::write(&self.store, &Change { hosts: vec![&record], forgotten, ..Change::default() })?;
+        if before.is_none() {
+            records::write(&self.store, &Change { hosts: vec![&record], ..Change::default() })?;
         }
-        let mut members = locked(&self.members);
-        stale.iter().for_each(|name| drop(members.remove(name)));
-        members.insert(name, Member { record, missed: Some(0), session: CancellationToken::new() });
-        drop(members);
+        let member = Member { record, missed: Some(0), session: CancellationToken::new() };
+        locked(&self.members).insert(name, member);
         self.changed();
         Ok(())
+    }
+
+    /// The controller's own host, when it is known by another name than this one.
+    fn own_host_but(&self, name: &str) -> Option<String> {
+        let members = locked(&self.members);
+        let other = members.iter().find(|(known, member)| member.record.key.is_empty() && *known != name);
+        other.map(|(known, _)| known.clone())
     }
 
     /// The agent of the controller's own host does not answer.

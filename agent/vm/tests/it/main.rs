@@ -1,0 +1,13 @@
+//! VMs under both hypervisors: real processes, guests and taps.
+#![allow(missing_docs)]
+
+mod adoption;
+mod clones;
+mod common;
+mod console;
+mod control;
+mod lifecycle;
+mod nics;
+mod probe;
+mod snapshots;
+mod usb;
