@@ -131,7 +131,7 @@ pub fn table() -> String {
         "| hosts | k | levels | root's CPU | messages, first | later | bytes, first | later | 1 ms a hop |\n\
                     |---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
-    for hosts in [100, 1_000, 10_000] {
+    for hosts in [100, 1_000, 10_000, 100_000] {
         for k in [0, recommended_k(hosts)] {
             let cpu = runtime(false).block_on(processor_time(hosts, k));
             let (first, later, took) = runtime(true).block_on(model(hosts, k));
