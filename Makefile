@@ -25,7 +25,7 @@ help: ## Show this list
 setup: ## Install what is missing: Debian packages and the telemetry server
 	@deploy/setup.sh
 
-small-qemu: ## Build a QEMU of what fleet uses only, from Debian's source: VMs take half the memory with it
+small-qemu: ## Build a QEMU of what fleet uses only: a clone takes 13 MB, not 21
 	@deploy/small-qemu.sh
 
 build: init ## Build fleet and the guests' init (debug)

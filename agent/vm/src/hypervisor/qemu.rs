@@ -47,7 +47,7 @@ pub(super) struct Qemu;
 const PROGRAM: Program = Program { names: &["qemu-system-x86_64"], package: "qemu-system-x86" };
 
 /// What runs VMs without USB: a QEMU that has the microvm and nothing else, where `deploy/small-qemu.sh` was run. It is static,
-/// so its processes share what a dynamic linker would write to in each: they take half the memory.
+/// so its processes share what a dynamic linker would write to in each: a clone takes 13 MB, not 21.
 pub const SMALL_PROGRAM: Program = Program { names: &["fleet-qemu", "qemu-system-x86_64"], ..PROGRAM };
 
 /// A guest of this size in MiB or less is a tiny one: it runs little code.
