@@ -6,8 +6,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/packages.sh"
 
-# Of what is below: another number, and the program is built again.
-recipe=3
+# How it is built, by content: what changes here or in the patches makes another program.
+recipe=$(cat "$here/small-qemu.sh" "$here"/small-qemu/*.patch | sha256sum | cut -c1-8)
 tools="${XDG_CACHE_HOME:-$HOME/.cache}/fleet/tools"
 program="$tools/bin/fleet-qemu"
 

@@ -142,3 +142,36 @@ impl Hosts {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::Settings;
+    use super::*;
+    use crate::daemon::store::Store;
+
+    #[test]
+    fn the_own_host_is_refused_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store.redb")).unwrap());
+        let says = |name: &str| {
+            let settings = Settings {
+                state_dir: dir.path().to_owned(),
+                name: name.to_owned(),
+                certificate_life: Duration::from_secs(3600),
+                beat: Duration::from_secs(5),
+                epoch: 1,
+            };
+            let hosts = Hosts::open(Arc::clone(&store), settings).unwrap();
+            hosts.own_host(HostInfo { name: name.to_owned(), ..HostInfo::default() }, "unix:/agent.sock", "")
+        };
+        says("before").unwrap();
+        let error = says("after").unwrap_err().to_string();
+        assert!(error.contains("`before`") && error.contains("`host = \"before\"`"), "{error}");
+        assert_eq!(records::own_host(&store).unwrap().as_deref(), Some("before"));
+        says("before").unwrap();
+    }
+}
