@@ -2,11 +2,14 @@
 //! with them. Run it with `cargo bench -p fleet-telemetry`.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, SystemTime};
 
 use fleet_telemetry::{Fanout, LinkCounters, PortTarget, Roots, Sampler, VmSource, VmTarget, WhenFull};
+use rustix::process::setsid;
 use rustix::time::{ClockId, clock_gettime};
 
 const VMS: u32 = 1000;
@@ -72,21 +75,19 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 /// A thousand sleeping processes, each the leader of a session; ended whatever happens.
-struct Processes(Vec<std::process::Child>);
+struct Processes(Vec<Child>);
 
 impl Processes {
     fn start() -> Self {
-        let sleeper = || std::process::Command::new("setsid").args(["sleep", "600"]).spawn().unwrap();
-        let processes = Self((0..VMS).map(|_| sleeper()).collect());
-        // A process counts once it has made its session; setsid(1) does so within moments.
-        for child in &processes.0 {
-            while rustix::process::getsid(rustix::process::Pid::from_raw(child.id() as i32)).unwrap()
-                != rustix::process::Pid::from_raw(child.id() as i32).unwrap()
-            {
-                std::thread::yield_now();
-            }
-        }
-        processes
+        let processes = (0..VMS).map(|_| {
+            let mut sleeper = Command::new("sleep");
+            // The session is made before the program runs, so it is there once spawn(2) returns. Waiting for setsid(1)
+            // instead would need getsid(2), which answers 0 for a leader outside this PID namespace.
+            // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe and allocates nothing.
+            unsafe { sleeper.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
+            sleeper.arg("600").spawn().unwrap()
+        });
+        Self(processes.collect())
     }
 }
 
