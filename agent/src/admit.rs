@@ -140,7 +140,7 @@ impl Demand {
 
     /// Of a VM that is to be started.
     pub fn of(wanted: &Wanted) -> Self {
-        Self::new(&wanted.spec, wanted.vm.vm.overcommit)
+        Self::new(&wanted.spec, wanted.vm.vm.class.overcommit)
     }
 
     /// Bytes that count of its guest's memory.

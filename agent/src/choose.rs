@@ -1,6 +1,7 @@
 //! From what a file says to what can be started here: hypervisor, image, memory.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use fleet_images::{Image, ImageStore};
 use fleet_vm::{Merge, RootFs, VmSpec};
@@ -91,7 +92,7 @@ pub struct Chooser<'a> {
     probed: &'a Probed,
     preferred: Option<HypervisorKind>,
     merge: Merge,
-    resolved: HashMap<String, Image>,
+    resolved: HashMap<Arc<str>, Image>,
 }
 
 impl<'a> Chooser<'a> {
@@ -106,18 +107,19 @@ impl<'a> Chooser<'a> {
     /// When this host cannot run it.
     pub fn choose(&mut self, experiment: &str, vm: WantedVm) -> Result<Wanted, ChooseError> {
         let name = || format!("{experiment}.{}", vm.vm.name);
+        let class = &vm.vm.class;
         // User-mode Linux has no USB; the language refuses a file that asks for both.
-        let with_usb = vm.vm.needs_camera.then_some(HypervisorKind::Qemu);
-        let kind = vm.vm.hypervisor.or(with_usb).or(self.preferred).unwrap_or(self.probed.default_kind());
+        let with_usb = class.needs_camera.then_some(HypervisorKind::Qemu);
+        let kind = class.hypervisor.or(with_usb).or(self.preferred).unwrap_or(self.probed.default_kind());
         let usable = self.probed.usable(kind).map_err(|reason| ChooseError::Hypervisor { vm: name(), reason })?;
-        if !self.resolved.contains_key(&vm.vm.image) {
-            let image = self.images.resolve(&vm.vm.image);
+        if !self.resolved.contains_key(&class.image) {
+            let image = self.images.resolve(&class.image);
             let image = image.map_err(|source| ChooseError::Image { vm: name(), source })?;
-            self.resolved.insert(vm.vm.image.clone(), image);
+            self.resolved.insert(class.image.clone(), image);
         }
-        let image = &self.resolved[&vm.vm.image];
+        let image = &self.resolved[&class.image];
         let hypervisor = hypervisor_name(kind);
-        let no_kernel = || ChooseError::NoKernel { vm: name(), image: vm.vm.image.clone(), hypervisor };
+        let no_kernel = || ChooseError::NoKernel { vm: name(), image: class.image.to_string(), hypervisor };
         let (kernel, root, cmdline, acpi, usb, default, least, kernel_cpus) = match kind {
             HypervisorKind::Uml => {
                 let files = image.uml.as_ref().ok_or_else(no_kernel)?;
@@ -135,16 +137,16 @@ impl<'a> Chooser<'a> {
                 (&files.vmlinux, root, &files.cmdline, files.acpi, files.usb, default, least, files.max_cpus)
             }
         };
-        let memory_bytes = vm.vm.memory.unwrap_or(u64::from(default) * MIB);
+        let memory_bytes = class.memory.unwrap_or(u64::from(default) * MIB);
         if memory_bytes < u64::from(least) * MIB {
-            let (given, image) = (memory_bytes / MIB, vm.vm.image.clone());
+            let (given, image) = (memory_bytes / MIB, class.image.to_string());
             return Err(ChooseError::TooLittle { vm: name(), image, hypervisor, given, least: least.into() });
         }
         too_many(kind, kernel_cpus, &vm).map_or(Ok(()), |(what, most, mend)| {
-            Err(ChooseError::TooManyCpus { vm: name(), given: vm.vm.cpu, what, most, mend })
+            Err(ChooseError::TooManyCpus { vm: name(), given: class.cpu, what, most, mend })
         })?;
-        if vm.vm.needs_camera && !acpi {
-            return Err(ChooseError::NoUsb { vm: name(), image: vm.vm.image.clone() });
+        if class.needs_camera && !acpi {
+            return Err(ChooseError::NoUsb { vm: name(), image: class.image.to_string() });
         }
         let spec = VmSpec {
             experiment: experiment.to_owned(),
@@ -152,18 +154,18 @@ impl<'a> Chooser<'a> {
             hypervisor: hypervisor.to_owned(),
             accelerator: usable.accelerator,
             memory_bytes,
-            cpus: vm.vm.cpu,
+            cpus: class.cpu,
             kernel: kernel.clone(),
             root,
             cmdline: cmdline.clone(),
             acpi,
-            usb: usb || vm.vm.needs_camera,
+            usb: usb || class.needs_camera,
             lpj: (kind == HypervisorKind::Uml).then(|| self.probed.uml_lpj(kernel)).flatten(),
             nics: vm.nics.clone(),
             merge: match kind {
                 // Its memory is a shared file, which KSM never merges.
                 HypervisorKind::Uml => Merge::Off,
-                HypervisorKind::Qemu => vm.vm.ksm.map_or(self.merge, merge),
+                HypervisorKind::Qemu => class.ksm.map_or(self.merge, merge),
             },
         };
         Ok(Wanted { vm, spec })
@@ -174,7 +176,7 @@ impl<'a> Chooser<'a> {
 fn too_many(kind: HypervisorKind, kernel: Option<u32>, vm: &WantedVm) -> Option<(String, u32, String)> {
     let name = hypervisor_name(kind);
     let most = fleet_vm::hypervisor::find(name).map_or(1, |hypervisor| hypervisor.capabilities().max_cpus);
-    let (image, given) = (&vm.vm.image, vm.vm.cpu);
+    let (image, given) = (&vm.vm.class.image, vm.vm.class.cpu);
     if given > most {
         let mend = match kind {
             HypervisorKind::Uml => "give it `hypervisor qemu`, or `cpu 1`".to_owned(),

@@ -72,7 +72,7 @@ pub fn notes(slots: &Slots, wanted: &[Wanted]) -> Vec<String> {
         let running = slots.get(&wanted.vm.vm.name).and_then(|slot| slot.machine());
         running.is_some_and(|machine| machine.spec().merge != wanted.spec.merge)
     });
-    let asks = |wanted: &&Wanted| matches!(wanted.vm.vm.ksm, Some(KsmMode::On | KsmMode::Aggressive));
+    let asks = |wanted: &&Wanted| matches!(wanted.vm.vm.class.ksm, Some(KsmMode::On | KsmMode::Aggressive));
     let shared = wanted.iter().filter(asks).filter(|wanted| wanted.spec.merge == Merge::Off);
     let names = |list: Vec<&Wanted>| {
         (!list.is_empty()).then(|| fold_names(list.iter().map(|wanted| wanted.vm.vm.name.as_str())))

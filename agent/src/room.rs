@@ -22,7 +22,7 @@ pub fn room(agent: &Agent, going: &[Arc<Slot>]) -> Room {
             if going.contains(&Arc::as_ptr(slot)) {
                 given_back = given_back.saturating_add(used);
             } else {
-                let demand = Demand::new(machine.spec(), slot.wanted().vm.vm.overcommit);
+                let demand = Demand::new(machine.spec(), slot.wanted().vm.vm.class.overcommit);
                 promised = promised.saturating_add(demand.bytes().saturating_sub(used));
             }
         }

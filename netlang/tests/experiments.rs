@@ -266,12 +266,15 @@ fn properties_of_vms_come_from_their_block_or_from_the_default() {
     let of = |path: &str| {
         let group = plan.group(plan.find_group(path).unwrap()).unwrap();
         let vm = plan.vm(group.id, 0).unwrap();
-        assert_eq!((group.ksm, group.console, group.needs_camera), (vm.ksm, vm.console, vm.needs_camera));
-        (vm.ksm, vm.console, vm.needs_camera)
+        assert_eq!(
+            (group.class.ksm, group.class.console, group.class.needs_camera),
+            (vm.class.ksm, vm.class.console, vm.class.needs_camera)
+        );
+        (vm.class.ksm, vm.class.console, vm.class.needs_camera)
     };
     assert_eq!(of("a"), (Some(KsmMode::Aggressive), false, false));
     assert_eq!(of("b"), (Some(KsmMode::Off), true, true));
-    let hypervisor = |path: &str| plan.group(plan.find_group(path).unwrap()).unwrap().hypervisor;
+    let hypervisor = |path: &str| plan.group(plan.find_group(path).unwrap()).unwrap().class.hypervisor;
     assert_eq!((hypervisor("a"), hypervisor("b")), (None, Some(HypervisorKind::Qemu)), "only that one has USB");
 }
 

@@ -11,7 +11,7 @@ fn plan(text: &str) -> Plan {
 }
 
 fn restarts(text: &str) -> Vec<(String, Restart)> {
-    plan(text).groups().map(|group| (group.path, group.restart)).collect()
+    plan(text).groups().map(|group| (group.path, group.class.restart)).collect()
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Slot {
     pub(super) fn over(self: &Arc<Self>, around: &Arc<Surroundings>, exit: &VmExit) {
         match self.state() {
             VmState::Stopping | VmState::Stopped => self.set(around, VmState::Stopped, "", &[]),
-            _ if exit.is_clean() && self.wanted().vm.vm.restart.mode == RestartMode::Always => {
+            _ if exit.is_clean() && self.wanted().vm.vm.class.restart.mode == RestartMode::Always => {
                 drop(self.fail(around, "the guest powered off by itself", &[], true));
             }
             _ if exit.is_clean() => self.set(around, VmState::Stopped, "the guest powered off by itself", &[]),

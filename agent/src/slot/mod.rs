@@ -170,7 +170,7 @@ impl Slot {
             host: host.to_owned(),
             state: view.state.into(),
             hypervisor: hypervisor_text(&wanted.spec),
-            image: wanted.vm.vm.image.clone(),
+            image: wanted.vm.vm.class.image.to_string(),
             pid,
             addresses: wanted.vm.vm.nics.iter().map(|nic| address_text(nic.ip, nic.prefix_len)).collect(),
             memory_bytes: wanted.spec.memory_bytes,
@@ -220,7 +220,7 @@ impl Slot {
         last_lines: &[String],
         retryable: bool,
     ) -> Ended {
-        let restart = self.wanted().vm.vm.restart;
+        let restart = self.wanted().vm.vm.class.restart;
         let (tried, tries, attended) = {
             let mut view = locked(&self.view);
             if view.ran && Duration::from_millis(now_ms().saturating_sub(view.since_ms)) >= CLEAN_SLATE {

@@ -26,6 +26,7 @@ pub mod plan;
 mod progress;
 mod redb_log;
 mod relay;
+mod runs;
 mod task;
 
 pub use answers::AnswerWindow;

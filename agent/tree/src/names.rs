@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::runs::Runs;
+
 /// Runs and single names that a set holds at most; what comes then is only remembered as being left out.
 const PARTS: usize = 100_000;
 /// Digits of a number at most; a longer one is text.
@@ -88,8 +90,8 @@ impl NameSet {
             if !stem.numbered {
                 self.insert_plain(&stem.before);
             }
-            for run in &runs.0 {
-                self.insert_run(&stem.before, &stem.after, stem.width, *run);
+            for run in runs.iter() {
+                self.insert_run(&stem.before, &stem.after, stem.width, run);
             }
         }
     }
@@ -114,7 +116,7 @@ impl NameSet {
         let brackets = self.style == Style::Guests;
         self.stems.iter().flat_map(move |(stem, runs)| {
             let plain = (!stem.numbered).then(|| stem.before.clone());
-            let numbers = runs.0.iter().flat_map(|(first, last)| *first..=*last);
+            let numbers = runs.iter().flat_map(|(first, last)| first..=last);
             plain.into_iter().chain(numbers.map(move |number| {
                 let Stem { before, after, width, .. } = stem;
                 let width = *width;
@@ -151,7 +153,7 @@ impl NameSet {
                 }
             }
             let all = std::iter::once((0, natural)).chain(padded);
-            for (width, runs) in all.filter(|(_, runs)| !runs.0.is_empty()) {
+            for (width, runs) in all.filter(|(_, runs)| !runs.is_empty()) {
                 cut |= !self.push_runs(&mut out, stem, width, &runs, limit);
             }
         }
@@ -166,7 +168,7 @@ impl NameSet {
         let mut inner = String::new();
         let room = limit.saturating_sub(out.len() + stem.before.len() + stem.after.len() + 3);
         let mut whole = true;
-        for (first, last) in &runs.0 {
+        for (first, last) in runs.iter() {
             let before = inner.len();
             if before > 0 {
                 inner.push(',');
@@ -238,7 +240,7 @@ impl NameSet {
             return;
         }
         let runs = self.stems.entry(stem).or_default();
-        if runs.0.len() >= PARTS && !runs.touches(run) {
+        if runs.parts() >= PARTS && !runs.touches(run) {
             self.cut = true;
             return;
         }
@@ -293,54 +295,6 @@ fn parse_number(digits: &str) -> Option<(u64, usize)> {
 fn of_digits(width: usize) -> (u64, u64) {
     let power = |digits: usize| 10_u64.saturating_pow(u32::try_from(digits).unwrap_or(u32::MAX));
     (if width <= 1 { 0 } else { power(width - 1) }, power(width) - 1)
-}
-
-/// Numbers as runs, in order, apart by one number at least. Both ends belong to a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Runs(Vec<(u64, u64)>);
-
-impl Runs {
-    fn len(&self) -> u64 {
-        self.0.iter().map(|(first, last)| last - first + 1).sum()
-    }
-
-    /// The runs that overlap this one or lie beside it.
-    fn around(&self, (first, last): (u64, u64)) -> std::ops::Range<usize> {
-        let from = self.0.partition_point(|(_, end)| end.saturating_add(1) < first);
-        let to = self.0.partition_point(|(start, _)| *start <= last.saturating_add(1));
-        from..to.max(from)
-    }
-
-    fn touches(&self, run: (u64, u64)) -> bool {
-        !self.around(run).is_empty()
-    }
-
-    fn insert(&mut self, run: (u64, u64)) {
-        let around = self.around(run);
-        let joined = self.0[around.clone()].iter().fold(run, |a, b| (a.0.min(b.0), a.1.max(b.1)));
-        self.0.splice(around, [joined]);
-    }
-
-    /// Takes the numbers between these two out.
-    fn take(&mut self, (low, high): (u64, u64)) -> Vec<(u64, u64)> {
-        let mut taken = Vec::new();
-        let mut left = Vec::with_capacity(self.0.len());
-        for (first, last) in self.0.drain(..) {
-            if last < low || first > high {
-                left.push((first, last));
-                continue;
-            }
-            if first < low {
-                left.push((first, low - 1));
-            }
-            taken.push((first.max(low), last.min(high)));
-            if last > high {
-                left.push((high + 1, last));
-            }
-        }
-        self.0 = left;
-        taken
-    }
 }
 
 #[cfg(test)]

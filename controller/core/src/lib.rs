@@ -45,7 +45,7 @@ pub use input::{HostEnd, HostFacts, Input, host_ends, host_ends_of};
 pub use output::{Action, Answer, Output, Record, Wave, WaveTask};
 pub use records::{RestoreError, renewed};
 pub use tally::Tally;
-pub use view::{ExperimentView, HostView, Phase, Preview};
+pub use view::{ExperimentView, Held, HostView, Phase, Preview};
 
 use fleet_proto::v1::Options;
 use netlang::VmShape;

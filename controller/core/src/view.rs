@@ -38,6 +38,15 @@ pub struct HostView<'a> {
     pub occupied: bool,
 }
 
+/// What a host has, or may have, of an experiment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held<'a> {
+    /// The experiment's name.
+    pub experiment: &'a str,
+    /// VMs, as they are placed or were.
+    pub vms: u64,
+}
+
 /// What an `up` would send.
 #[derive(Clone, Debug)]
 pub struct Preview {
@@ -180,6 +189,19 @@ impl Core {
         let id = self.hosts.find(host);
         let wants = |experiment: &Experiment| id.is_some_and(|id| experiment.wants(id));
         self.experiments.iter().filter(|(_, experiment)| wants(experiment)).map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// What a host has, or may have, of experiments; also of those that are to be elsewhere.
+    pub fn held_by(&self, host: &str) -> impl Iterator<Item = Held<'_>> {
+        let id = self.hosts.find(host);
+        self.experiments.iter().filter_map(move |(name, experiment)| {
+            let id = id.filter(|id| experiment.may_have(*id) || experiment.wants(*id))?;
+            let placed = experiment.place_of(id).filter(|_| experiment.wants(id)).map(|place| &place.ranges);
+            let leaving = || experiment.record.leaving.iter().find(|leaving| leaving.host == id);
+            let ranges = placed.or_else(|| leaving().map(|leaving| &leaving.ranges));
+            let vms = ranges.into_iter().flatten().map(|range| u64::from(range.count)).sum();
+            Some(Held { experiment: name, vms })
+        })
     }
 
     /// The VMs of an experiment that have no host.

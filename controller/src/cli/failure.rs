@@ -23,8 +23,13 @@ pub enum Exit {
     Deadline,
     /// Nobody was reached.
     NotReached,
-    /// A command in a guest ended with this code (`fleet exec` on one VM).
+    /// Another program's code: that of a command in a guest (`fleet exec` on one VM).
     Guest(u8),
+}
+
+impl Exit {
+    /// Ctrl-C ended the command: 128 + SIGINT.
+    pub const INTERRUPTED: Exit = Exit::Guest(130);
 }
 
 impl From<Exit> for ExitCode {

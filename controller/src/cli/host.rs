@@ -13,6 +13,7 @@ use fleet_proto::v1::{
 };
 
 use super::connect::{self, Start};
+use super::drain::{self, DrainArgs};
 use super::output::{self, Table};
 use super::{Context, Exit, Failure};
 use crate::config::{Config, Overrides};
@@ -94,8 +95,8 @@ enum HostVerb {
     Ls,
     /// Print a token that lets a host join; list or revoke tokens
     Token(TokenArgs),
-    /// Move the VMs of hosts to others, where they start anew; they get nothing new
-    Drain(NamesArgs),
+    /// Move the VMs of hosts to others, where they start anew, and wait for that; the hosts get nothing new
+    Drain(DrainArgs),
     /// Let drained hosts run new VMs again
     Undrain(NamesArgs),
     /// Remove hosts from the fleet: they are refused from now on, and their names are free
@@ -182,8 +183,11 @@ pub async fn host(context: &Context, args: HostArgs) -> Result<Exit, Failure> {
         HostVerb::Ls => ls(context).await,
         HostVerb::Token(args) if args.ls || !args.revoke.is_empty() => tokens(context, args.revoke).await,
         HostVerb::Token(args) => token(context, args).await,
-        HostVerb::Drain(args) => change(context, args.names, HostChange::Drain, "drained").await,
-        HostVerb::Undrain(args) => change(context, args.names, HostChange::Undrain, "undrained").await,
+        HostVerb::Drain(args) => drain::drain(context, &args).await,
+        HostVerb::Undrain(args) => {
+            let request = ChangeHostsRequest { names: args.names, ..Default::default() };
+            send(context, request, HostChange::Undrain, "undrained").await
+        }
         HostVerb::Rm(args) => {
             let request = ChangeHostsRequest { names: args.names, force: args.force, ..Default::default() };
             send(context, request, HostChange::Remove, "removed").await
@@ -200,10 +204,6 @@ pub async fn host(context: &Context, args: HostArgs) -> Result<Exit, Failure> {
             send(context, request, HostChange::Tag, "tagged").await
         }
     }
-}
-
-async fn change(context: &Context, names: Vec<String>, change: HostChange, done: &str) -> Result<Exit, Failure> {
-    send(context, ChangeHostsRequest { names, ..Default::default() }, change, done).await
 }
 
 async fn send(

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use fleet_images::{Builder, ImageError, ImageStore, KernelOrigin, Progress, Recipe, RootFs};
@@ -122,14 +123,14 @@ pub fn image(context: &Context, args: &ImageArgs) -> Result<Exit, Failure> {
 /// # Errors
 /// When an image can neither be found nor built.
 pub async fn ensure(context: &Context, plan: &Plan) -> Result<(), Failure> {
-    let mut names: Vec<String> = plan.groups().map(|group| group.image).collect();
+    let mut names: Vec<Arc<str>> = plan.groups().map(|group| group.class.image).collect();
     names.sort();
     names.dedup();
     let store = ImageStore::open(&context.config.image_store).map_err(failure)?;
     for name in names {
         match store.resolve(&name) {
             Ok(_) => {}
-            Err(_) if Recipe::builtin().any(|recipe| recipe == name) => {
+            Err(_) if Recipe::builtin().any(|recipe| recipe == &*name) => {
                 eprintln!("fleet: the image {name} is not here yet; building it once");
                 let store = ImageStore::open(&context.config.image_store).map_err(failure)?;
                 // The build blocks, and nothing else is under way in this process.

@@ -7,6 +7,7 @@ mod connect;
 mod cp;
 mod doctor;
 mod down;
+mod drain;
 mod failed;
 mod failure;
 mod fmt;

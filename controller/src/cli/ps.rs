@@ -2,6 +2,7 @@
 
 use clap::Args;
 use fleet_proto::v1::{ExperimentStatus, ListRequest, RouterStatus, VmState, VmStatus};
+use fleet_tree::{NameSet, Style};
 
 use super::connect::{self, Start};
 use super::output::{self, Table};
@@ -76,6 +77,12 @@ impl Listing {
         self.routers.sort_by(|a, b| (&a.experiment, natural(&a.name)).cmp(&(&b.experiment, natural(&b.name))));
     }
 
+    /// Whether it is of more than one host.
+    fn is_spread(&self) -> bool {
+        let hosts = || self.vms.iter().map(|vm| &vm.host).chain(self.routers.iter().map(|router| &router.host));
+        hosts().zip(hosts().skip(1)).any(|(one, next)| one != next)
+    }
+
     fn print(&self, context: &Context, all: bool) {
         if self.experiments.is_empty() {
             output::say!("nothing is up; `fleet up FILE` brings a network up");
@@ -93,23 +100,22 @@ impl Listing {
             );
         }
         output::say!();
-        let mut table = Table::new(&["EXPERIMENT", "NAME", "STATE", "RUNS ON", "ADDRESS", "MEMORY", "SINCE"]);
         let fold = !all && self.vms.len() > UNFOLDED;
-        for group in alike(&self.vms, fold) {
-            table.row(vm_row(context, &group));
-        }
-        for router in &self.routers {
-            table.row(vec![
-                router.experiment.clone(),
-                router.name.clone(),
-                if router.up { output::colored_state(VmState::Running, context.color) } else { router.reason.clone() },
-                format!("router/{}", router.kind),
-                router.addresses.join(" "),
-                String::new(),
-                String::new(),
-            ]);
-        }
-        table.print();
+        let vms = alike(&self.vms, fold).into_iter().map(|group| vm_row(context, &group));
+        let routers = self.routers.iter().map(|router| Row {
+            experiment: router.experiment.clone(),
+            name: router.name.clone(),
+            state: match router.up {
+                true => output::colored_state(VmState::Running, context.color),
+                false => router.reason.clone(),
+            },
+            hosts: router.host.clone(),
+            runs_on: format!("router/{}", router.kind),
+            addresses: router.addresses.join(" "),
+            memory: String::new(),
+            since: String::new(),
+        });
+        Row::print(vms.chain(routers), self.is_spread());
         let failed: Vec<_> = self.vms.iter().filter(|vm| vm.state() == VmState::Failed).collect();
         if !failed.is_empty() {
             output::say!("\n{} failed; `fleet ps --failed` says why", failed.len());
@@ -183,19 +189,59 @@ fn alike(vms: &[VmStatus], fold: bool) -> Vec<Vec<&VmStatus>> {
     lines
 }
 
-fn vm_row(context: &Context, group: &[&VmStatus]) -> Vec<String> {
-    let [first, .., last] = group else {
-        return match group {
-            [vm] => row(context, vm, vm.name.clone(), vm.addresses.join(" ")),
-            _ => Vec::new(),
-        };
+/// A line of the table.
+struct Row {
+    experiment: String,
+    name: String,
+    state: String,
+    hosts: String,
+    runs_on: String,
+    addresses: String,
+    memory: String,
+    since: String,
+}
+
+impl Row {
+    /// Writes the table; on one host nobody needs to be told which.
+    fn print(rows: impl Iterator<Item = Row>, hosts: bool) {
+        let headings = ["EXPERIMENT", "NAME", "STATE", "HOST", "RUNS ON", "ADDRESS", "MEMORY", "SINCE"];
+        let shown = |heading: &str| hosts || heading != "HOST";
+        let mut table = Table::new(&headings.iter().copied().filter(|heading| shown(heading)).collect::<Vec<_>>());
+        for Row { experiment, name, state, hosts, runs_on, addresses, memory, since } in rows {
+            let cells = [experiment, name, state, hosts, runs_on, addresses, memory, since];
+            let cells = headings.iter().zip(cells).filter(|(heading, _)| shown(heading));
+            table.row(cells.map(|(_, cell)| cell).collect());
+        }
+        table.print();
+    }
+}
+
+/// The line of VMs that are alike.
+fn vm_row(context: &Context, group: &[&VmStatus]) -> Row {
+    /// Characters of a line's hosts.
+    const HOSTS: usize = 24;
+    // `alike` makes no line without a VM.
+    let (first, last) = (group[0], group[group.len() - 1]);
+    let (name, addresses) = if group.len() == 1 {
+        (first.name.clone(), first.addresses.join(" "))
+    } else {
+        let names = shortened(&fleet_agent::fold_names(group.iter().map(|vm| vm.name.as_str())));
+        let addresses = first.addresses.first().zip(last.addresses.first());
+        let addresses = addresses.map_or_else(String::new, |(first, last)| format!("{first} … {last}"));
+        (format!("{names} ({})", group.len()), addresses)
     };
-    let names = shortened(&fleet_agent::fold_names(group.iter().map(|vm| vm.name.as_str())));
-    let addresses = match (first.addresses.first(), last.addresses.first()) {
-        (Some(first), Some(last)) => format!("{first} … {last}"),
-        _ => String::new(),
-    };
-    row(context, first, format!("{names} ({})", group.len()), addresses)
+    let mut hosts = NameSet::new(Style::Hosts);
+    group.iter().filter(|vm| !vm.host.is_empty()).for_each(|vm| hosts.insert(&vm.host));
+    Row {
+        experiment: first.experiment.clone(),
+        name,
+        state: output::colored_state(first.state(), context.color),
+        hosts: hosts.to_text(HOSTS),
+        runs_on: first.hypervisor.clone(),
+        addresses,
+        memory: output::bytes(first.memory_bytes),
+        since: if first.since_ms == 0 { String::new() } else { output::age(first.since_ms) },
+    }
 }
 
 /// Names folded into a column: `--all` shows what is left out.
@@ -209,18 +255,6 @@ fn shortened(names: &str) -> String {
         }
         None => names.to_owned(),
     }
-}
-
-fn row(context: &Context, vm: &VmStatus, name: String, addresses: String) -> Vec<String> {
-    vec![
-        vm.experiment.clone(),
-        name,
-        output::colored_state(vm.state(), context.color),
-        vm.hypervisor.clone(),
-        addresses,
-        output::bytes(vm.memory_bytes),
-        if vm.since_ms == 0 { String::new() } else { output::age(vm.since_ms) },
-    ]
 }
 
 #[cfg(test)]

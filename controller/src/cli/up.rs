@@ -14,9 +14,6 @@ use super::connect::{self, Client, Start};
 use super::progress::Display;
 use super::{Context, Exit, Failure, image, output, source};
 
-/// Exit code of a program that ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 #[derive(Args, Debug)]
 pub struct UpArgs {
     /// The network file
@@ -71,7 +68,7 @@ pub async fn up(context: &Context, args: &UpArgs) -> Result<Exit, Failure> {
         _ = tokio::signal::ctrl_c() => {
             eprintln!("fleet: interrupted; what was asked for goes on without this command");
             eprintln!("  help: `fleet ps` shows how far it is, `fleet down {experiment}` removes it");
-            return Ok(Exit::Guest(INTERRUPTED));
+            return Ok(Exit::INTERRUPTED);
         }
     };
     if !matches!(exit, Ok(Exit::Ok)) {

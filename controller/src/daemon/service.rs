@@ -188,6 +188,7 @@ impl Controller for Service {
     type TelemetryQueryStream = BoxStream<TelemetryRows>;
     type TelemetryTailStream = BoxStream<TelemetryBatch>;
     type WatchCamerasStream = BoxStream<ControllerCameras>;
+    type WatchDrainStream = BoxStream<DrainProgress>;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         self.shared.look_at_own_host().await;
@@ -374,6 +375,13 @@ impl Controller for Service {
         let wanted = |host: &String| (host.clone(), self.shared.fleet.wanted_on(host));
         let wanted = request.names.iter().map(wanted).collect();
         self.shared.hosts.ask_change(&request, &wanted).map(Response::new)
+    }
+
+    async fn watch_drain(
+        &self,
+        request: Request<WatchDrainRequest>,
+    ) -> Result<Response<Self::WatchDrainStream>, Status> {
+        Ok(Response::new(Box::pin(self.shared.fleet.watch_drain(request.into_inner().names))))
     }
 
     async fn issue_token(&self, request: Request<IssueTokenRequest>) -> Result<Response<IssuedToken>, Status> {

@@ -186,18 +186,18 @@ impl Plan {
                 Some(known) => {
                     known.groups += 1;
                     known.vms += u64::from(row.count);
-                    known.image = known.image.take().filter(|image| *image == group.image);
-                    known.hypervisor = known.hypervisor.filter(|kind| Some(*kind) == group.hypervisor);
-                    known.memory = known.memory.filter(|memory| Some(*memory) == group.memory);
+                    known.image = known.image.take().filter(|image| **image == *group.class.image);
+                    known.hypervisor = known.hypervisor.filter(|kind| Some(*kind) == group.class.hypervisor);
+                    known.memory = known.memory.filter(|memory| Some(*memory) == group.class.memory);
                     known.addresses = union(known.addresses, addresses);
                 }
                 None => folded.groups.push(FoldedGroup {
                     name: String::new(),
                     groups: 1,
                     vms: u64::from(row.count),
-                    image: Some(group.image.clone()),
-                    hypervisor: group.hypervisor,
-                    memory: group.memory,
+                    image: Some(group.class.image.to_string()),
+                    hypervisor: group.class.hypervisor,
+                    memory: group.class.memory,
                     addresses,
                 }),
             }

@@ -45,7 +45,7 @@ pub use summary::{
 pub use target::TargetError;
 pub use telemetry::{Capture, Metric, Sample, Telemetry, TelemetrySummary};
 pub use view::Ports;
-pub use vm::{Group, HypervisorKind, KsmMode, Nic, Restart, RestartMode, Vm};
+pub use vm::{Group, HypervisorKind, KsmMode, Nic, Restart, RestartMode, Vm, VmClass};
 
 use serde::Serialize;
 use std::net::Ipv4Addr;

@@ -6,25 +6,9 @@ use super::placement::PlaceRow;
 use super::routing::{BgpRow, ExternalRow, FirewallRow, LanPolicy, LinkPolicy, NatRow, OspfInterface, RuleRow, Zones};
 use super::schedule::Experiment;
 use super::telemetry::Telemetry;
-use super::{Check, HypervisorKind, KsmMode, Restart, RouterKind};
+use super::{Check, RouterKind, VmClass};
 use crate::address::prefix::Prefix;
 use crate::syntax::tree::StmtId;
-
-/// Everything that VMs of a kind have in common.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Class {
-    pub(crate) hypervisor: Option<HypervisorKind>,
-    pub(crate) image: std::sync::Arc<str>,
-    pub(crate) cpu: u32,
-    pub(crate) memory: Option<u64>,
-    pub(crate) overcommit: u32,
-    pub(crate) restart: Restart,
-    pub(crate) ksm: Option<KsmMode>,
-    /// The console is kept.
-    pub(crate) console: bool,
-    /// A camera must be lent to the VM.
-    pub(crate) needs_camera: bool,
-}
 
 /// A group of VMs.
 #[derive(Debug, Clone, Copy)]
@@ -182,7 +166,7 @@ pub(crate) struct Data {
     pub(crate) experiment: String,
     pub(crate) names: Names,
     pub(crate) forms: Forms,
-    pub(crate) classes: Vec<Class>,
+    pub(crate) classes: Vec<VmClass>,
     pub(crate) groups: Vec<GroupRow>,
     pub(crate) nics: Vec<NicRow>,
     pub(crate) segments: Vec<SegmentRow>,

@@ -3,8 +3,8 @@
 use super::duties::BgpRole;
 use super::rows::{InterfaceRow, On};
 use super::{
-    Experiment, ExperimentSummary, External, Firewall, HypervisorKind, KsmMode, LanPolicy, LinkId, LinkPolicy, Nat,
-    PlaceSummary, Plan, Relation, Restart, RouterKind, SegmentId, Telemetry, TelemetrySummary,
+    Experiment, ExperimentSummary, External, Firewall, LanPolicy, LinkId, LinkPolicy, Nat, PlaceSummary, Plan,
+    Relation, RouterKind, SegmentId, Telemetry, TelemetrySummary, VmClass,
 };
 use crate::address::prefix::Prefix;
 use hashbrown::HashMap;
@@ -81,24 +81,9 @@ pub struct GroupSummary {
     pub name: String,
     /// How many VMs.
     pub count: u32,
-    /// What must run them, if the file says so.
-    pub hypervisor: Option<HypervisorKind>,
-    /// Image.
-    pub image: String,
-    /// Virtual processors each.
-    pub cpu: u32,
-    /// Memory each, in bytes, if the file says so.
-    pub memory: Option<u64>,
-    /// Their memory counts on their hosts for this part of it: 1 for all, 3 for a third.
-    pub overcommit: u32,
-    /// When they are started again.
-    pub restart: Restart,
-    /// How their memory pages are merged with equal ones, if the file says so.
-    pub ksm: Option<KsmMode>,
-    /// Their consoles are kept.
-    pub console: bool,
-    /// Each must be lent a camera.
-    pub needs_camera: bool,
+    /// What each of them is.
+    #[serde(flatten)]
+    pub class: VmClass,
     /// Addresses, one entry a NIC.
     pub addresses: Vec<Interval>,
 }
@@ -330,15 +315,7 @@ impl Plan {
         GroupSummary {
             name: if row.is_array { format!("{path}[{}..{until}]", row.first) } else { path },
             count: row.count,
-            hypervisor: class.hypervisor,
-            image: class.image.to_string(),
-            cpu: class.cpu,
-            memory: class.memory,
-            overcommit: class.overcommit,
-            restart: class.restart,
-            ksm: class.ksm,
-            console: class.console,
-            needs_camera: class.needs_camera,
+            class: class.clone(),
             addresses: nics.filter_map(|nic| self.interval(nic, row.first..until, ports)).collect(),
         }
     }

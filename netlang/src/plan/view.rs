@@ -43,15 +43,7 @@ impl Plan {
             first: row.first,
             count: row.count,
             is_array: row.is_array,
-            hypervisor: class.hypervisor,
-            image: class.image.to_string(),
-            cpu: class.cpu,
-            memory: class.memory,
-            overcommit: class.overcommit,
-            restart: class.restart,
-            ksm: class.ksm,
-            console: class.console,
-            needs_camera: class.needs_camera,
+            class: class.clone(),
             nics: usize::from(row.nic_count),
         }
     }
@@ -94,21 +86,7 @@ impl Plan {
         // The first NIC whose lan has a gateway gives the default route.
         let gateway = nics.iter().find_map(|n| self.gateway(n.segment));
         let routes = gateway.map(|via| Route { to: Ipv4Addr::UNSPECIFIED, prefix_len: 0, via });
-        Some(Vm {
-            hostname: hostname(&name),
-            name,
-            hypervisor: class.hypervisor,
-            image: class.image.to_string(),
-            cpu: class.cpu,
-            memory: class.memory,
-            overcommit: class.overcommit,
-            restart: class.restart,
-            ksm: class.ksm,
-            console: class.console,
-            needs_camera: class.needs_camera,
-            nics,
-            routes: routes.into_iter().collect(),
-        })
+        Some(Vm { hostname: hostname(&name), name, class: class.clone(), nics, routes: routes.into_iter().collect() })
     }
 
     fn nic(&self, row: &GroupRow, number: u32, index: u32) -> Option<Nic> {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use super::{GroupId, Route, SegmentId};
 
@@ -67,6 +68,29 @@ impl Restart {
     }
 }
 
+/// What VMs of a kind have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct VmClass {
+    /// What must run it; `None` leaves it to the host.
+    pub hypervisor: Option<HypervisorKind>,
+    /// The image's name.
+    pub image: Arc<str>,
+    /// Virtual processors.
+    pub cpu: u32,
+    /// Memory in bytes; `None` leaves it to hypervisor and image.
+    pub memory: Option<u64>,
+    /// Its memory counts on its host for this part of it: 1 for all, 3 for a third.
+    pub overcommit: u32,
+    /// When it is started again.
+    pub restart: Restart,
+    /// How its memory pages are merged with equal ones; `None` leaves it to the host.
+    pub ksm: Option<KsmMode>,
+    /// Its console is kept.
+    pub console: bool,
+    /// A camera must be lent to it.
+    pub needs_camera: bool,
+}
+
 /// A declared vm or group of VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
@@ -80,24 +104,9 @@ pub struct Group {
     pub count: u32,
     /// Declared with an index (`web[0..300]`), so that VMs are named `web[3]`; otherwise the one VM has the path's name.
     pub is_array: bool,
-    /// What must run it; `None` leaves it to the host.
-    pub hypervisor: Option<HypervisorKind>,
-    /// The image's name.
-    pub image: String,
-    /// Virtual processors.
-    pub cpu: u32,
-    /// Memory in bytes; `None` leaves it to hypervisor and image.
-    pub memory: Option<u64>,
-    /// Its memory counts on its host for this part of it: 1 for all, 3 for a third.
-    pub overcommit: u32,
-    /// When it is started again.
-    pub restart: Restart,
-    /// How its memory pages are merged with equal ones; `None` leaves it to the host.
-    pub ksm: Option<KsmMode>,
-    /// Its console is kept.
-    pub console: bool,
-    /// A camera must be lent to it.
-    pub needs_camera: bool,
+    /// What it is but for its name and its network.
+    #[serde(flatten)]
+    pub class: VmClass,
     /// NICs of each VM.
     pub nics: usize,
 }
@@ -109,24 +118,9 @@ pub struct Vm {
     pub name: String,
     /// Hostname of the guest: `alice`, `web-3`, `hq-pc-7`; at most 63 characters.
     pub hostname: String,
-    /// What must run it; `None` leaves it to the host.
-    pub hypervisor: Option<HypervisorKind>,
-    /// The image's name.
-    pub image: String,
-    /// Virtual processors.
-    pub cpu: u32,
-    /// Memory in bytes; `None` leaves it to hypervisor and image.
-    pub memory: Option<u64>,
-    /// Its memory counts on its host for this part of it: 1 for all, 3 for a third.
-    pub overcommit: u32,
-    /// When it is started again.
-    pub restart: Restart,
-    /// How its memory pages are merged with equal ones; `None` leaves it to the host.
-    pub ksm: Option<KsmMode>,
-    /// Its console is kept.
-    pub console: bool,
-    /// A camera must be lent to it.
-    pub needs_camera: bool,
+    /// What it is but for its name and its network.
+    #[serde(flatten)]
+    pub class: VmClass,
     /// Network interfaces, in order.
     pub nics: Vec<Nic>,
     /// Routes besides those that the NICs' prefixes make.

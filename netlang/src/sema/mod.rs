@@ -45,8 +45,8 @@ use crate::address::extents::Extents;
 use crate::address::lock::{Lock, Section};
 use crate::address::prefix::Prefix;
 use crate::diag::{Diagnostic, Sink};
-use crate::plan::Plan;
-use crate::plan::rows::{Class, Data, Lists, On};
+use crate::plan::rows::{Data, Lists, On};
+use crate::plan::{Plan, VmClass};
 use crate::source::Source;
 use crate::syntax::intern::Symbol;
 use crate::syntax::parser::parse;
@@ -187,7 +187,7 @@ pub(crate) struct World<'a> {
     // Rows, and what was said about them.
     given_prefix: Vec<Option<Option<Prefix>>>,
     broken_dhcp: HashSet<u32>,
-    class_rows: HashMap<Class, u32>,
+    class_rows: HashMap<VmClass, u32>,
     nic_sources: Vec<vms::NicSource>,
     poisoned_nics: HashSet<u32>,
     attaches: Vec<routers::Attach>,

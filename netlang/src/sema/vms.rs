@@ -6,8 +6,8 @@ use super::eval::Env;
 use super::value::Value;
 use crate::diag::{Diagnostic, codes};
 use crate::plan::form::Form;
-use crate::plan::rows::{Class, NicRow};
-use crate::plan::{HypervisorKind, KsmMode, Restart, RestartMode};
+use crate::plan::rows::NicRow;
+use crate::plan::{HypervisorKind, KsmMode, Restart, RestartMode, VmClass};
 use crate::syntax::tree::{Expr, ExprId, StmtId};
 use crate::text::nearest;
 use crate::vocab::{Kind, Ty};
@@ -104,7 +104,7 @@ impl World<'_> {
         }
         // Of the two, only this one has USB.
         let hypervisor = hypervisor.or(needs_camera.then_some(HypervisorKind::Qemu));
-        let class = Class {
+        let class = VmClass {
             hypervisor,
             image: image.unwrap_or_else(|| Arc::from(DEFAULT_IMAGE)),
             cpu: cpu.unwrap_or(1) as u32,

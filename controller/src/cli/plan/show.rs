@@ -176,9 +176,9 @@ fn every_row(summary: &PlanSummary) {
         vec![
             group.name.clone(),
             group.count.to_string(),
-            group.image.clone(),
-            group.hypervisor.map_or("default", hypervisor).to_owned(),
-            group.memory.map_or_else(|| "default".to_owned(), output::bytes),
+            group.class.image.to_string(),
+            group.class.hypervisor.map_or("default", hypervisor).to_owned(),
+            group.class.memory.map_or_else(|| "default".to_owned(), output::bytes),
             addresses.join(" "),
         ]
     });

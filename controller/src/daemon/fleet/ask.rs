@@ -36,7 +36,7 @@ impl Fleet {
     /// When it is refused.
     pub async fn up(self: &Arc<Self>, op_id: &str, spec: Spec, teller: &Teller) -> Result<OperationSummary, Status> {
         let preview = self.preview(&spec)?;
-        let images = preview.plan.groups().map(|group| group.image).collect();
+        let images = preview.plan.groups().map(|group| group.class.image.to_string()).collect();
         self.push_missing(&images, &preview.members, teller).await?;
         let difference = self.difference_of(preview).await?;
         let first = Progress { difference: Some(difference), ..Progress::default() };

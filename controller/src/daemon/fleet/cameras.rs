@@ -83,7 +83,7 @@ impl Fleet {
         let Some((spec, plan)) = self.spec(experiment) else { return false };
         let group = find(&plan, vm).and_then(|(path, _)| plan.group(plan.find_group(&path)?));
         let preferred = spec.options.is_some_and(|options| options.hypervisor == "uml");
-        group.is_some_and(|group| group.hypervisor.map_or(preferred, |kind| kind == HypervisorKind::Uml))
+        group.is_some_and(|group| group.class.hypervisor.map_or(preferred, |kind| kind == HypervisorKind::Uml))
     }
 
     /// All VMs that need a camera, in the order of their plans.
@@ -91,7 +91,7 @@ impl Fleet {
         let core = locked(&self.core);
         let mut wishes = Vec::new();
         for wanted in core.experiments().filter(|experiment| experiment.phase != Phase::Removing) {
-            for group in wanted.plan.groups().filter(|group| group.needs_camera) {
+            for group in wanted.plan.groups().filter(|group| group.class.needs_camera) {
                 for index in group.first..group.first.saturating_add(group.count) {
                     let host = core.host_of(wanted.name, &group.path, index).map(|host| host.name.clone());
                     wishes.extend(wanted.plan.vm_name(group.id, index).map(|vm| Wish {

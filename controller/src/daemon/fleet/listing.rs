@@ -1,11 +1,13 @@
 //! `ps` over all hosts: what they list, and what is known of VMs whose host has not listed them: that it does not answer,
 //! or that it was not told of them yet.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use fleet_core::Phase;
-use fleet_proto::v1::{ExperimentStatus, ListChunk, ListRequest, Range, Reply, StateCount, VmState, VmStatus, reply};
+use fleet_proto::v1::{
+    ExperimentStatus, ListChunk, ListRequest, Range, Reply, Spec, StateCount, VmState, VmStatus, reply,
+};
 use netlang::Plan;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -85,11 +87,17 @@ impl Fleet {
 
     async fn list_into(&self, request: ListRequest, sender: &mpsc::Sender<Result<ListChunk, Status>>) {
         let members = locked(&self.core).reachable();
+        let places = self.places();
         let mut sums = Sums::default();
         let mut sent = self.list_wave(members, request.clone());
         while let Some(word) = sent.next().await {
             let Word::Reply(Reply { hosts, reply: Some(reply::Reply::List(chunk)), .. }) = word else { continue };
-            let ListChunk { vms, routers, experiments, .. } = chunk;
+            let ListChunk { mut vms, mut routers, mut experiments, .. } = chunk;
+            // What leaves a host counts where it goes, or it would be there twice.
+            let stays = |experiment: &str| places.get(experiment).is_none_or(|on| on.contains(&hosts));
+            experiments.retain(|said| stays(&said.experiment));
+            vms.retain(|vm| stays(&vm.experiment));
+            routers.retain(|router| stays(&router.experiment));
             experiments.into_iter().for_each(|said| sums.add(&hosts, said));
             if !vms.is_empty() || !routers.is_empty() {
                 drop(sender.send(Ok(ListChunk { vms, routers, ..ListChunk::default() })).await);
@@ -115,6 +123,14 @@ impl Fleet {
         drop(sender.send(Ok(chunk)).await);
     }
 
+    /// The hosts on which each experiment is to be. Of one that is unknown, or that is being removed, nobody says where.
+    fn places(&self) -> HashMap<String, HashSet<String>> {
+        let core = locked(&self.core);
+        let wanted = core.experiments().filter(|experiment| experiment.phase != Phase::Removing);
+        let hosts = |spec: &Spec| spec.hosts.iter().map(|place| place.host.clone()).collect();
+        wanted.map(|experiment| (experiment.name.to_owned(), hosts(experiment.spec))).collect()
+    }
+
     async fn tell_unlisted(
         &self,
         placed: &Placed,
@@ -133,9 +149,9 @@ impl Fleet {
                 name: vm.name,
                 host: placed.host.clone().unwrap_or_default(),
                 state: state.into(),
-                image: vm.image,
+                image: vm.class.image.to_string(),
                 addresses: vm.nics.iter().map(|nic| format!("{}/{}", nic.ip, nic.prefix_len)).collect(),
-                memory_bytes: vm.memory.unwrap_or(0),
+                memory_bytes: vm.class.memory.unwrap_or(0),
                 reason: reason.to_owned(),
                 ..VmStatus::default()
             });

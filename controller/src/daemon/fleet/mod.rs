@@ -15,6 +15,7 @@ mod act;
 mod ask;
 mod cameras;
 mod command;
+mod drain;
 mod follow;
 mod listing;
 mod push;
