@@ -18,7 +18,7 @@ BENCH_IMAGE ?= tiny-kernels
 N ?= 1000
 RUNS ?= 1
 
-.PHONY: help setup small-qemu build release install init images kernels demo test test-usb-host lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree sim clean
+.PHONY: help setup small-qemu build release install init images kernels demo test test-usb-host test-small-qemu lint unit fuzz fuzz-short bench bench-boot bench-ksm bench-lang bench-tree sim clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -91,6 +91,9 @@ test: setup build images camera-image kernels lint fuzz-short ## Every test, wit
 test-usb-host: setup build ## The path of a camera on a USB port, in a guest that plays the host with hardware
 	@FLEET_INIT=$(abspath $(INIT)) $(CARGO) test --quiet --package fleet-usbexport --test usb_host -- --ignored --nocapture \
 	    --exact a_camera_on_a_port_is_found_exported_and_given_to_qemu_by_descriptor
+
+test-small-qemu: setup small-qemu build ## VMs on the small QEMU, which `make test` does without
+	@FLEET_INIT=$(abspath $(INIT)) $(CARGO) test --quiet --package fleet-vm --test it -- --include-ignored --skip common::daemon
 
 bench: bench-lang bench-boot bench-ksm bench-tree bench-usb ## Measure everything, and write docs/benchmarks.md
 

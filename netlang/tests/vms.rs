@@ -64,3 +64,12 @@ fn a_placement_promises_as_much_memory_as_the_file_allows() {
     assert_eq!(placed.hosts[0].vms, 3000);
     assert_eq!(placed.hosts[0].memory, 3000 * ((16 * MIB).div_ceil(3) + 2 * MIB));
 }
+
+#[test]
+fn an_image_whose_name_has_a_hyphen_is_to_be_quoted() {
+    let text = |image: &str| format!("lan l\nvm a {{ on l; image {image} }}\n");
+    let result = design(&Source::new("p", text("tiny-kernels")), &Lock::default());
+    let found: Vec<_> = result.diagnostics.iter().map(|it| (it.code, it.primary.text.as_str())).collect();
+    assert_eq!(found, [(codes::WRONG_TYPE, "help: `\"tiny-kernels\"`")]);
+    assert_eq!(&*plan(&text("\"tiny-kernels\"")).groups().next().unwrap().class.image, "tiny-kernels");
+}

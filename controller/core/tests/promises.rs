@@ -142,6 +142,10 @@ fn draining_moves_only_what_is_on_the_host_and_removes_it_there_at_last() {
     world.give(Input::Drain { op_id: op, hosts: vec!["h1".into()] });
     assert!(second.iter().all(|range| place(&world, "h2").contains(range)), "others do not move");
     assert!(!first.is_empty() && place(&world, "h1").is_empty());
+    let vms = |ranges: &[fleet_proto::v1::Range]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
+    let held =
+        |world: &World| world.core.held_by("h1").map(|held| (held.experiment.to_owned(), held.vms)).collect::<Vec<_>>();
+    assert_eq!(held(&world), [("e".to_owned(), vms(&first))]);
     assert!(
         world.waves.values().all(|wave| wave.members.iter().all(|m| m.name != "h1")),
         "not before others have them"
@@ -150,6 +154,7 @@ fn draining_moves_only_what_is_on_the_host_and_removes_it_there_at_last() {
     assert!(!world.agents["h1"].holds.is_empty());
     world.settle();
     assert!(world.agents["h1"].holds.is_empty());
+    assert_eq!(held(&world), []);
     world.assert_converged();
     assert!(world.notes.iter().any(|note| note.starts_with("h1: is drained")), "{:?}", world.notes);
     assert_eq!(world.core.hosts().next().unwrap().state, HostState::Draining);

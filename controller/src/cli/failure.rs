@@ -109,13 +109,12 @@ impl From<Status> for Failure {
             Code::Aborted => Exit::Partial,
             _ => Exit::Internal,
         };
-        let message = match status.code() {
-            Code::Unavailable | Code::Unknown | Code::Cancelled if status.message().contains("transport error") => {
-                "the controller went away in the middle of the answer".to_owned()
-            }
-            _ => status.message().to_owned(),
-        };
-        Self::from_words(exit, &message)
+        // What the controller itself says has no source; a connection that breaks has one.
+        if std::error::Error::source(&status).is_some() {
+            return Self::new(Exit::NotReached, "the controller went away in the middle of the answer")
+                .help("what was asked for goes on when a controller runs again; `fleet ps` starts one if need be, and shows it");
+        }
+        Self::from_words(exit, status.message())
     }
 }
 

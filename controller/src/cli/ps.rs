@@ -239,7 +239,7 @@ fn vm_row(context: &Context, group: &[&VmStatus]) -> Row {
         hosts: hosts.to_text(HOSTS),
         runs_on: first.hypervisor.clone(),
         addresses,
-        memory: output::bytes(first.memory_bytes),
+        memory: if first.memory_bytes == 0 { String::new() } else { output::bytes(first.memory_bytes) },
         since: if first.since_ms == 0 { String::new() } else { output::age(first.since_ms) },
     }
 }

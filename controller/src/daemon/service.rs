@@ -370,6 +370,7 @@ impl Controller for Service {
         match request.change() {
             HostChange::Drain => drop(self.shared.fleet.change(|op_id| Input::Drain { op_id, hosts: names })?),
             HostChange::Undrain => drop(self.shared.fleet.change(|op_id| Input::Undrain { op_id, hosts: names })?),
+            HostChange::Remove if !request.force => self.shared.fleet.hear_of_empty(&names).await,
             _ => {}
         }
         let wanted = |host: &String| (host.clone(), self.shared.fleet.wanted_on(host));

@@ -186,9 +186,12 @@ impl World<'_> {
             return Some(span.text(self.text).trim_matches('"').into());
         }
         let Some(symbol) = self.tree.as_name(word) else {
-            self.sink.push(
-                Diagnostic::error(codes::WRONG_TYPE, "`image` wants the name of an image", span).label("not a name"),
-            );
+            // `tiny-kernels` is a difference of two names; images may well be called so, in quotes.
+            let text = span.text(self.text);
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            let label = if text.chars().all(is_name) { format!("help: `\"{text}\"`") } else { "not a name".to_owned() };
+            let it = Diagnostic::error(codes::WRONG_TYPE, "`image` wants the name of an image", span).label(label);
+            self.sink.push(it);
             return None;
         };
         let name = self.data.names.interner.name(symbol);

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cgroup::{self, Group};
+use crate::host::{self, Taken};
 use crate::ping::{self, Answers};
-use crate::{Load, Run, host};
+use crate::{Load, Run};
 
 /// A controller that ends with its value.
 struct Controller {
@@ -109,8 +110,7 @@ pub fn run(fleet: &Path, images: &Path, load: &Load) -> Result<Run> {
     if load.wired {
         run.answers = ask(&controller, &instance, load)?;
     }
-    run.memory = free.saturating_sub(host::settled_available()?) as f64;
-    run.idle = host::idle_share(&[vms, group.path().to_owned()])?;
+    run.taken = Taken::measure(free, &[vms, group.path().to_owned()])?;
     run.resident = resident_bytes(controller.child.id())?;
     let begin = Instant::now();
     let down = controller.command(&["down"]).output()?;

@@ -19,6 +19,7 @@ use clap::Parser;
 use fleet_images::ImageStore;
 use netlang_bench::page::write_section;
 
+use crate::host::Taken;
 use crate::ping::Answers;
 
 /// VMs of one lan: a Linux bridge takes 1023 ports (`BR_MAX_PORTS`).
@@ -96,10 +97,8 @@ pub struct Run {
     pub guests_cpu: f64,
     /// CPU seconds of whoever started them until then.
     pub starter_cpu: f64,
-    /// Bytes that are not available any more, of all.
-    pub memory: f64,
-    /// Share of one core that all take when idle.
-    pub idle: f64,
+    /// Memory, and processor time when idle.
+    pub taken: Taken,
     /// Over the network, from the moment when all had their settings.
     pub answers: Answers,
     /// VMs that failed.

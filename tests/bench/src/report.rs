@@ -26,8 +26,9 @@ const LINES: &[Line] = &[
     ("CPU a VM, s", |run, n| (run.guests_cpu + run.starter_cpu) / n, 4),
     ("… of the guest", |run, n| run.guests_cpu / n, 4),
     ("… of the starter", |run, n| run.starter_cpu / n, 4),
-    ("memory a VM, MB", |run, n| run.memory / n / 1e6, 2),
-    ("idle, % of a core a VM", |run, n| run.idle * 100.0 / n, 4),
+    ("memory a VM, MB", |run, n| run.taken.memory / n / 1e6, 2),
+    ("memory a VM after a rest, MB", |run, n| run.taken.memory_at_rest / n / 1e6, 2),
+    ("idle, % of a core a VM", |run, n| run.taken.idle * 100.0 / n, 4),
     ("first answer, s", |run, _| run.answers.first, 3),
     ("last answer, s", |run, _| run.answers.last, 3),
     ("no answer", |run, _| run.answers.missing as f64, 0),
@@ -38,8 +39,9 @@ const LINES: &[Line] = &[
 pub fn section(cases: &[Case], count: u32) -> String {
     let mut text = format!("## `fleet up` of {count} VMs\n\n{}\n\n", machine());
     text += "Medians. Bare: a loop that starts the same processes; both are done when each guest has its settings. CPU and \
-             idle time of all processes, starter included; memory as the difference of MemAvailable. Answers to echo requests \
-             from the host's side of the lan are counted from the moment when all guests had their settings.\n\n";
+             idle time of all processes, starter included; memory as the difference of MemAvailable, at once and after 30 s of \
+             rest. Answers to echo requests from the host's side of the lan are counted from the moment when all guests had \
+             their settings.\n\n";
     for case in cases {
         text += &table(case);
     }

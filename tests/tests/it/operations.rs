@@ -62,11 +62,11 @@ fn a_host_with_vms_is_removed_only_by_force_and_what_it_ran_meanwhile_ends_when_
 
     // The other way: its VM moves off it first.
     let (vm, host) = away(&after);
-    let _ = lab.fleet().ok(&["host", "drain", &host]);
-    until("its VM to run elsewhere, and only there", || {
-        lab.machines() == 3 && lives(&lab).get(&vm).is_some_and(|life| life.0 != host)
-    });
-    until("the host to have said so", || lab.listed(&host)["vms"] == 0);
+    let _ = lab.fleet().ok(&["host", "drain", "--no-wait", &host]).says(&["draining: 1 host"]);
+    assert_eq!(lab.fleet().json(&["ps"])["vms"].as_array().unwrap().len(), 3, "what moves is listed once");
+    let _ = lab.fleet().ok(&["host", "drain", &host]).says(&["drained: 1 host, in "]);
+    assert_eq!(lab.machines(), 3, "its VM runs elsewhere, and only there");
+    assert_ne!(lives(&lab)[&vm].0, host);
     let _ = lab.fleet().ok(&["host", "rm", &host]);
     let _ = lab.fleet().ok(&["down"]);
     assert_eq!(lab.machines(), 0);

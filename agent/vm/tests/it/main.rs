@@ -9,5 +9,6 @@ mod control;
 mod lifecycle;
 mod nics;
 mod probe;
+mod small;
 mod snapshots;
 mod usb;

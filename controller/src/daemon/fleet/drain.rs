@@ -42,6 +42,15 @@ impl Fleet {
         })
     }
 
+    /// Waits for hosts that have nothing to have said so, for two beats at most: what they said last may be older.
+    pub async fn hear_of_empty(&self, names: &[String]) {
+        let mut changes = self.hosts.changes();
+        let stale =
+            || names.iter().any(|name| self.hosts.vms(name) > 0 && locked(&self.core).held_by(name).next().is_none());
+        let said = async { while stale() && changes.changed().await.is_ok() {} };
+        drop(tokio::time::timeout(2 * self.hosts.beat_interval(), said).await);
+    }
+
     fn drained(&self, names: &[String]) -> DrainProgress {
         let core = locked(&self.core);
         let reachable: BTreeSet<String> = core.reachable().into_iter().map(|member| member.name).collect();

@@ -14,7 +14,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use super::{Net, address, greeting};
 use crate::cgroup::{self, Group};
-use crate::{Run, host, ping};
+use crate::host::{self, Taken};
+use crate::{Run, ping};
 
 /// Longest wait for the next guest that comes up, in ms.
 const PATIENCE_MS: u16 = 60_000;
@@ -108,8 +109,7 @@ pub fn run(
         let guests: Vec<_> = (0..count).map(address).collect();
         run.answers = ping::all(&net.path(), &guests)?;
     }
-    run.memory = free.saturating_sub(host::settled_available()?) as f64;
-    run.idle = host::idle_share(&[group.path().to_owned()])?;
+    run.taken = Taken::measure(free, &[group.path().to_owned()])?;
     drop(group);
     for mut guest in up {
         guest.child.wait()?;

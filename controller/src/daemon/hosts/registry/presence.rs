@@ -51,15 +51,17 @@ impl Hosts {
         let mut members = locked(&self.members);
         let Some(member) = members.get_mut(&session.name).filter(|_| !session.over.is_cancelled()) else { return };
         let heard_again = member.missed.replace(0).is_none_or(|missed| missed >= MISSED);
+        let mut emptied = false;
         if let Some(host) = &mut member.record.host {
             host.last_seen_ms = now_ms();
             let info = host.info.get_or_insert_default();
             info.memory_available_bytes = beat.memory_available_bytes;
             info.memory_committed_bytes = beat.memory_committed_bytes;
+            emptied = info.vms > 0 && beat.vms == 0;
             info.vms = beat.vms;
         }
         drop(members);
-        if heard_again {
+        if heard_again || emptied {
             self.changed();
         }
     }

@@ -22,6 +22,13 @@ impl Hosts {
         Some(member.record.host.as_ref()?.address.clone())
     }
 
+    /// How many VMs a host says it runs.
+    pub fn vms(&self, name: &str) -> u32 {
+        let members = locked(&self.members);
+        let host = members.get(name).filter(|member| !member.removed()).and_then(|member| member.record.host.as_ref());
+        host.and_then(|host| host.info.as_ref()).map_or(0, |info| info.vms)
+    }
+
     /// Names of the experiments that hosts say they have something of.
     pub fn held(&self) -> Vec<String> {
         let members = locked(&self.members);
