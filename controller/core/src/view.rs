@@ -75,6 +75,8 @@ pub struct ExperimentView<'a> {
     pub hosts: usize,
     /// Of these, those that have confirmed it.
     pub confirmed: usize,
+    /// Some host has, or may have, something of it and is to have nothing.
+    pub moving: bool,
     /// Hosts that said they cannot have it, and why.
     pub failed: Vec<(&'a str, &'a str)>,
     /// Why some VMs have no host; empty: all have one.
@@ -165,6 +167,7 @@ impl Core {
             generation: record.generation,
             hosts: experiment.places.len(),
             confirmed,
+            moving: experiment.standing.keys().any(|id| !experiment.wants(*id)),
             failed: failed.collect(),
             homeless: &record.homeless,
         })

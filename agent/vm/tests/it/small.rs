@@ -1,4 +1,5 @@
 //! What the small QEMU does and Debian's does not. Run by `make test-small-qemu`, which builds it.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Duration;
 

@@ -70,6 +70,40 @@ impl Sums {
     }
 }
 
+/// What is listed of an experiment while VMs move off a host. Such a VM counts where it goes; until that host has been
+/// told of it, where it is.
+#[derive(Default)]
+struct Moving {
+    /// Where it is to be.
+    hosts: HashSet<String>,
+    /// Names of VMs that were listed there.
+    listed: HashSet<String>,
+    /// What other hosts listed.
+    leaving: Vec<VmStatus>,
+}
+
+impl Moving {
+    fn stays_on(&self, host: &str) -> bool {
+        self.hosts.contains(host)
+    }
+
+    /// Whether a VM is to be told now. One that leaves its host may be told at last.
+    fn take(&mut self, host: &str, vm: &VmStatus) -> bool {
+        let stays = self.stays_on(host);
+        if stays {
+            self.listed.insert(vm.name.clone());
+        } else {
+            self.leaving.push(vm.clone());
+        }
+        stays
+    }
+
+    /// What nobody but the hosts that it leaves has listed.
+    fn left(self) -> Vec<VmStatus> {
+        self.leaving.into_iter().filter(|vm| !self.listed.contains(&vm.name)).collect()
+    }
+}
+
 impl Fleet {
     /// Lists what runs, or is to run.
     pub fn list(self: &Arc<Self>, request: ListRequest) -> Listing {
@@ -87,17 +121,17 @@ impl Fleet {
 
     async fn list_into(&self, request: ListRequest, sender: &mpsc::Sender<Result<ListChunk, Status>>) {
         let members = locked(&self.core).reachable();
-        let places = self.places();
+        let mut moving = self.moving();
         let mut sums = Sums::default();
         let mut sent = self.list_wave(members, request.clone());
         while let Some(word) = sent.next().await {
             let Word::Reply(Reply { hosts, reply: Some(reply::Reply::List(chunk)), .. }) = word else { continue };
             let ListChunk { mut vms, mut routers, mut experiments, .. } = chunk;
-            // What leaves a host counts where it goes, or it would be there twice.
-            let stays = |experiment: &str| places.get(experiment).is_none_or(|on| on.contains(&hosts));
-            experiments.retain(|said| stays(&said.experiment));
-            vms.retain(|vm| stays(&vm.experiment));
-            routers.retain(|router| stays(&router.experiment));
+            if !moving.is_empty() {
+                routers.retain(|router| moving.get(&router.experiment).is_none_or(|moving| moving.stays_on(&hosts)));
+                experiments.retain(|said| moving.get(&said.experiment).is_none_or(|moving| moving.stays_on(&hosts)));
+                vms.retain(|vm| moving.get_mut(&vm.experiment).is_none_or(|moving| moving.take(&hosts, vm)));
+            }
             experiments.into_iter().for_each(|said| sums.add(&hosts, said));
             if !vms.is_empty() || !routers.is_empty() {
                 drop(sender.send(Ok(ListChunk { vms, routers, ..ListChunk::default() })).await);
@@ -119,16 +153,23 @@ impl Fleet {
                 self.tell_unlisted(&placed, state, &reason, sender).await;
             }
         }
+        for (experiment, moving) in moving {
+            let vms = moving.left();
+            vms.iter().for_each(|vm| sums.add_unlisted(&experiment, vm.state(), 1));
+            for vms in vms.chunks(LISTED) {
+                drop(sender.send(Ok(ListChunk { vms: vms.to_vec(), ..ListChunk::default() })).await);
+            }
+        }
         let chunk = self.summed(sums, &request);
         drop(sender.send(Ok(chunk)).await);
     }
 
-    /// The hosts on which each experiment is to be. Of one that is unknown, or that is being removed, nobody says where.
-    fn places(&self) -> HashMap<String, HashSet<String>> {
+    /// The experiments of which some host has something that is to be elsewhere.
+    fn moving(&self) -> HashMap<String, Moving> {
         let core = locked(&self.core);
-        let wanted = core.experiments().filter(|experiment| experiment.phase != Phase::Removing);
+        let moving = core.experiments().filter(|experiment| experiment.moving && experiment.phase != Phase::Removing);
         let hosts = |spec: &Spec| spec.hosts.iter().map(|place| place.host.clone()).collect();
-        wanted.map(|experiment| (experiment.name.to_owned(), hosts(experiment.spec))).collect()
+        moving.map(|it| (it.name.to_owned(), Moving { hosts: hosts(it.spec), ..Moving::default() })).collect()
     }
 
     async fn tell_unlisted(
