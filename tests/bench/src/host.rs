@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use crate::cgroup;
 
 /// How long VMs are left alone until they count as idle. QEMU gives back what an idle guest does not need (the small one does)
-/// when nothing was translated for 10 s.
-const REST: Duration = Duration::from_secs(30);
+/// when nothing was translated for 30 s, which it looks at every 30 s.
+const REST: Duration = Duration::from_secs(75);
 
 /// How long idle VMs are watched for the processor time that they take.
 const IDLE: Duration = Duration::from_secs(10);

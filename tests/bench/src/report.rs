@@ -39,7 +39,7 @@ const LINES: &[Line] = &[
 pub fn section(cases: &[Case], count: u32) -> String {
     let mut text = format!("## `fleet up` of {count} VMs\n\n{}\n\n", machine());
     text += "Medians. Bare: a loop that starts the same processes; both are done when each guest has its settings. CPU and \
-             idle time of all processes, starter included; memory as the difference of MemAvailable, at once and after 30 s of \
+             idle time of all processes, starter included; memory as the difference of MemAvailable, at once and after 75 s of \
              rest. Answers to echo requests from the host's side of the lan are counted from the moment when all guests had \
              their settings.\n\n";
     for case in cases {
