@@ -44,7 +44,7 @@ pub async fn drain(context: &Context, args: &DrainArgs) -> Result<Exit, Failure>
     match (args.no_wait, usize::try_from(changed) == Ok(named)) {
         (false, _) => output::say!("drained: {hosts}, in {}", output::duration(elapsed_ms)),
         (true, true) => output::say!("draining: {hosts}"),
-        (true, false) => output::say!("draining: {hosts}, {} of them already", named - changed as usize),
+        (true, false) => output::say!("draining: {hosts}, {} of them already", named.saturating_sub(changed as usize)),
     }
     Ok(Exit::Ok)
 }
